@@ -1,0 +1,27 @@
+import { ImageError } from '../core/errors.ts';
+import type { Driver } from './driver.ts';
+
+/**
+ * The formats, in the order of probing. A list that callers may shorten or extend: `registerDriver`
+ * adds a user's own without touching the library.
+ */
+const registered: Driver[] = [];
+
+/** All known drivers, in the order of probing. */
+export function drivers(): readonly Driver[] {
+  return registered;
+}
+
+/** Adds a format, or replaces the one of that name. */
+export function registerDriver(driver: Driver): void {
+  const index = registered.findIndex(({ name }) => name === driver.name);
+  if (index >= 0) registered[index] = driver;
+  else registered.unshift(driver);
+}
+
+/** The driver of that name; `invalid` where there is none. */
+export function driverNamed(name: string): Driver {
+  const driver = registered.find((each) => each.name === name);
+  if (driver === undefined) throw new ImageError('invalid', `Unknown driver '${name}'`);
+  return driver;
+}

@@ -1,0 +1,52 @@
+import type { Extent } from '../core/extent.ts';
+import type { Source } from '../sources/source.ts';
+
+/** Compresses one cluster into the target's own form. */
+export interface ClusterCompressor {
+  /** Guest bytes of one unit; a shorter last unit is padded with zeros by the compressor. */
+  readonly unit: number;
+  /** Resolves to null where the result would not be smaller: the cluster is then written plain. */
+  compress(plain: Buffer): Promise<Buffer | null>;
+}
+
+/**
+ * One image that can be written at random: new and existing ones alike. All methods may be called
+ * concurrently for ranges that do not overlap. Offsets are guest offsets; ranges must lie inside the disk.
+ */
+export interface Target {
+  readonly format: string;
+  readonly name: string;
+  /** Guest disk size in bytes. */
+  readonly size: number;
+  /** Allocation unit in bytes: whole units are cheapest. 1 where there is none. */
+  readonly granularity: number;
+  /** What has not been written reads as zeros: a new image without backing file. */
+  readonly readsAsZero: boolean;
+  /** Accepts writes only in ascending guest order (a pipe). */
+  readonly sequential: boolean;
+  /** The same image, for reading: sees every write that has resolved. Null for a pipe. */
+  readonly source: Source | null;
+
+  write(offset: number, buffer: Buffer): Promise<void>;
+  /** Makes the range read as zeros, also over a backing file. `unmap`: may give the space back. */
+  zero(offset: number, length: number, options?: { unmap?: boolean }): Promise<void>;
+  /** The guest no longer needs the range; space is given back where the format can. */
+  discard?(offset: number, length: number): Promise<void>;
+
+  /** Absent: the format has no compression. */
+  readonly compressor?: ClusterCompressor;
+  /** Writes what `compressor` made of the unit(s) at `offset`; `length` is in guest bytes. */
+  writeCompressed?(offset: number, length: number, packed: Buffer): Promise<void>;
+  /** Changes the guest size. */
+  truncate?(size: number): Promise<void>;
+
+  /** All that was written so far survives a crash when it resolves. */
+  flush(): Promise<void>;
+  /** Completes the image (only now does a new one become recognisable), flushes, closes its storages. */
+  close(): Promise<void>;
+  /** Gives up: waits for what is in flight, leaves a new image unrecognisable, removes files it created. */
+  abort(): Promise<void>;
+}
+
+/** Where a target's extents come from, for writers that must know the map first (a pipe). */
+export type ExtentPlan = () => AsyncIterable<readonly Extent[]>;

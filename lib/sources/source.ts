@@ -1,0 +1,129 @@
+import type { ByteReader, Extent } from '../core/extent.ts';
+import type { CacheMode, Storage } from '../storage/storage.ts';
+
+/** What an image says of its backing file. */
+export interface BackingReference {
+  /** As the header has it; may be relative, or a `json:` filename. */
+  filename: string;
+  /** Format that the header names; null makes the opener probe. */
+  format: string | null;
+}
+
+/** An internal snapshot, as `snapshot -l` and `info` show it. */
+export interface SnapshotInfo {
+  id: string;
+  name: string;
+  /** Bytes of saved machine state. */
+  vmStateSize: number;
+  /** Seconds and nanoseconds since the epoch. */
+  dateSeconds: number;
+  dateNanoseconds: number;
+  /** Guest clock in nanoseconds; may exceed 2^53. */
+  vmClockNanoseconds: bigint;
+  /** Guest instructions executed, or -1. */
+  icount: bigint;
+  /** Guest disk size when it was taken. */
+  diskSize: number;
+}
+
+/** JSON-like values, in QAPI's names: what `info` prints under "Format specific information". */
+export type InfoValue = string | number | boolean | InfoValue[] | { [key: string]: InfoValue };
+
+/** What `info` shows of one layer beyond name, format and sizes. */
+export interface LayerInfo {
+  clusterSize?: number;
+  encrypted?: boolean;
+  compressed?: boolean;
+  /** Undefined where the format has no such flag. */
+  dirty?: boolean;
+  snapshots?: SnapshotInfo[];
+  formatSpecific?: { type: string; data: { [key: string]: InfoValue } };
+}
+
+/**
+ * One layer of guest bytes, read only: what a format is, seen from the reading side. A layer
+ * answers for itself alone; ChainSource joins layers. All methods may be called concurrently.
+ */
+export interface Source extends ByteReader {
+  /** Driver name. */
+  readonly format: string;
+  /** Guest disk size in bytes. */
+  readonly size: number;
+  /** The storage that holds the layer (its metadata, where data lie apart). */
+  readonly storage: Storage;
+  readonly backing: BackingReference | null;
+  /** Allocation unit in bytes; 1 where there is none. */
+  readonly granularity: number;
+  /**
+   * Extents of [offset, offset + length), which must lie inside the disk: ascending, without gap
+   * or overlap, coalesced, from `offset` on. May stop early (at the end of a table, say), but never
+   * returns nothing; callers ask again from where it ended. No payload is read. `layer` is this
+   * source, and `host`/`hostOffset` are set where the bytes lie plain.
+   */
+  map(offset: number, length: number): Promise<Extent[]>;
+  /** Guest bytes of this layer; what it does not hold reads as zeros. */
+  read(offset: number, buffer: Buffer): Promise<void>;
+  /**
+   * Loads many extents of this layer at once, where that beats single reads (runs of compressed
+   * clusters). `buffers[i]` takes `extents[i]`.
+   */
+  readMany?(extents: readonly Extent[], buffers: readonly Buffer[]): Promise<void>;
+  describe(): Promise<LayerInfo>;
+  /** The disk as an internal snapshot has it. Absent: the format has none. */
+  openSnapshot?(selector: SnapshotSelector): Promise<Source>;
+  /** Closes what the layer opened itself (data files), not `storage`: its opener does that. */
+  close(): Promise<void>;
+}
+
+/** `-l snapshot.id=…,snapshot.name=…` (all given fields must match), or one word that is either. */
+export interface SnapshotSelector {
+  id?: string;
+  name?: string;
+  idOrName?: string;
+}
+
+/** Opens what an image refers to. The one gate through which every implicit open goes. */
+export interface Gate {
+  /** Opens the storage that `reference`, found inside `from`, names. */
+  openStorage(reference: string, from: Storage, options?: { writable?: boolean; create?: boolean }): Promise<Storage>;
+}
+
+/** What a driver gets to open an image with. */
+export interface SourceRequest {
+  storage: Storage;
+  /** Runtime options of the node (`driver=qcow2,lazy-refcounts=on,…`), without `driver` and `file`. */
+  options: Readonly<Record<string, unknown>>;
+  /** The image will be written to through a Target. */
+  writable: boolean;
+  cache: CacheMode;
+  gate: Gate;
+}
+
+/** The reading half of a driver: all that sources/open.ts needs to know of a format. */
+export interface SourceDriver {
+  /** QEMU's name for it: `qcow2`. */
+  readonly name: string;
+  /**
+   * How sure the format is that `head` (the first 4096 bytes, fewer if the file is shorter) is its own: 0 is no,
+   * 100 is certain. Raw says 1 to everything.
+   */
+  probe(head: Buffer, filename: string): number;
+  openSource(request: SourceRequest): Promise<Source>;
+  /** Can be read forward from a pipe: see ForwardSource. Absent: the pipe is spooled to a file. */
+  openForward?(request: SourceRequest): Promise<ForwardSource>;
+}
+
+/** An image read from a pipe in one pass. */
+export interface ForwardSource {
+  readonly format: string;
+  readonly name: string;
+  /** Guest bytes, or null until the pipe has ended. */
+  readonly size: number | null;
+  /**
+   * Loaded extents in guest order, without gap or overlap; ends at the disk's end. Whoever consumes a
+   * batch may release it. An image whose layout does not allow a forward pass throws ForwardImpossible
+   * from the driver's openForward, before more than the pipe's replayable head was consumed.
+   */
+  batches(): AsyncIterable<import('../core/extent.ts').ExtentBatch>;
+  close(): Promise<void>;
+}
