@@ -1,0 +1,41 @@
+import type { Disks } from './disk.ts';
+
+/** One line of the table: the same arguments for both programs, or two different commands. */
+export interface Case {
+  name: string;
+  /** What the ratio should be at the most. */
+  aim: number;
+  /** Arguments; `output` is a path that is removed before each run. */
+  args(disks: Disks, output: string): string[];
+  /** Compared against this instead of qemu-img with the same arguments. */
+  against?: readonly string[];
+  /** Runs to take for short commands, times the usual number. */
+  repeat?: number;
+}
+
+const convert =
+  (...args: string[]) =>
+  (source: (disks: Disks) => string) =>
+  (disks: Disks, output: string) => ['convert', ...args, source(disks), output];
+
+export const cases: readonly Case[] = [
+  { name: 'raw → raw', aim: 1, args: convert('-O', 'raw')((d) => d.raw) },
+  { name: 'raw → qcow2', aim: 1, args: convert('-O', 'qcow2')((d) => d.raw) },
+  { name: 'raw → qcow2 -W -m 16', aim: 1, args: convert('-O', 'qcow2', '-W', '-m', '16')((d) => d.raw) },
+  { name: 'qcow2 → raw', aim: 1, args: convert('-O', 'raw')((d) => d.qcow2) },
+  { name: 'qcow2 → qcow2', aim: 1, args: convert('-O', 'qcow2')((d) => d.qcow2) },
+  { name: '3-deep chain → raw', aim: 1, args: convert('-O', 'raw')((d) => d.chain) },
+  { name: 'raw → qcow2 -c (zlib)', aim: 0.4, args: convert('-c', '-O', 'qcow2')((d) => d.raw) },
+  {
+    name: 'raw → qcow2 -c (zstd)',
+    aim: 1,
+    args: convert('-c', '-O', 'qcow2', '-o', 'compression_type=zstd')((d) => d.raw),
+  },
+  { name: 'compressed → raw', aim: 1, args: convert('-O', 'raw')((d) => d.compressed) },
+  { name: 'compare', aim: 1, args: (d) => ['compare', '-f', 'raw', '-F', 'qcow2', d.raw, d.qcow2] },
+  { name: 'map', aim: 1, args: (d) => ['map', '--output=json', d.chain] },
+  { name: 'measure', aim: 1, args: (d) => ['measure', '-O', 'qcow2', d.raw] },
+  { name: 'info', aim: 1.6, args: (d) => ['info', d.qcow2], against: ['node', '-e', '0'], repeat: 5 },
+  { name: 'dd', aim: 1, args: (d, out) => ['dd', '-O', 'raw', 'bs=2M', `if=${d.raw}`, `of=${out}`] },
+  { name: '64 TiB, 4000 clusters → qcow2', aim: 1, args: convert('-O', 'qcow2')((d) => d.huge) },
+];
