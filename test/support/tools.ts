@@ -1,0 +1,108 @@
+import { spawnSync } from 'node:child_process';
+import { accessSync, constants } from 'node:fs';
+import { delimiter, join } from 'node:path';
+import type { ExecutionContext } from 'ava';
+
+/** What a run of a tool left behind. */
+export interface ToolResult {
+  /** Exit code; 128 + signal number where a signal ended it. */
+  status: number;
+  stdout: Buffer;
+  stderr: string;
+  /** `stdout` as text. */
+  text: string;
+}
+
+export interface RunOptions {
+  cwd?: string;
+  /** Bytes for standard input. */
+  input?: Buffer | string;
+  env?: NodeJS.ProcessEnv;
+  /** Milliseconds after which the tool is killed (default one minute). */
+  timeout?: number;
+}
+
+/** A program of the system that a test compares with. */
+export interface Tool {
+  readonly name: string;
+  readonly available: boolean;
+  /** Runs it to its end, whatever its exit code. */
+  run(args: readonly string[], options?: RunOptions): ToolResult;
+  /** Runs it and returns its standard output as text; throws unless it exits with 0. */
+  expect(args: readonly string[], options?: RunOptions): string;
+  /** Whether it is there; logs the reason and passes the test where not: `if (tool.missing(t)) return;`. */
+  missing(t: ExecutionContext): boolean;
+}
+
+const MAX_OUTPUT = 512 * 1024 * 1024;
+const known = new Map<string, Tool>();
+
+/** The tool of that name on PATH (or /sbin), available or not. */
+export function tool(name: string): Tool {
+  let found = known.get(name);
+  if (found === undefined) {
+    found = makeTool(name, locate(name));
+    known.set(name, found);
+  }
+  return found;
+}
+
+/** Runs any program, by path. */
+export function runProgram(path: string, args: readonly string[], options: RunOptions = {}): ToolResult {
+  const { status, signal, stdout, stderr, error } = spawnSync(path, args, {
+    cwd: options.cwd,
+    input: options.input,
+    env: { ...process.env, LC_ALL: 'C', ...options.env },
+    timeout: options.timeout ?? 60_000,
+    killSignal: 'SIGKILL',
+    maxBuffer: MAX_OUTPUT,
+  });
+  if (error !== undefined && status === null && signal === null) throw error;
+  if (signal === 'SIGKILL') throw new Error(`${path} ${args.join(' ')}: killed (timed out?)`);
+  return {
+    status: status ?? 128 + SIGNALS[signal as string],
+    stdout,
+    stderr: stderr.toString(),
+    get text() {
+      return stdout.toString();
+    },
+  };
+}
+
+const SIGNALS: Record<string, number> = { SIGHUP: 1, SIGINT: 2, SIGABRT: 6, SIGSEGV: 11, SIGPIPE: 13, SIGTERM: 15 };
+
+function makeTool(name: string, path: string | null): Tool {
+  const run = (args: readonly string[], options?: RunOptions) => {
+    if (path === null) throw new Error(`${name} is not installed`);
+    return runProgram(path, args, options);
+  };
+  return {
+    name,
+    available: path !== null,
+    run,
+    expect(args, options) {
+      const result = run(args, options);
+      if (result.status !== 0) throw new Error(`${name} ${args.join(' ')} exits ${result.status}: ${result.stderr}`);
+      return result.text;
+    },
+    missing(t) {
+      if (path !== null) return false;
+      t.log(`skipped: ${name} is not installed`);
+      t.pass();
+      return true;
+    },
+  };
+}
+
+function locate(name: string): string | null {
+  for (const directory of [...(process.env.PATH ?? '').split(delimiter), '/usr/sbin', '/sbin']) {
+    const path = join(directory, name);
+    try {
+      accessSync(path, constants.X_OK);
+      return path;
+    } catch {
+      // not here
+    }
+  }
+  return null;
+}
