@@ -1,0 +1,34 @@
+/** The protocols: the places where images can lie. */
+import { ImageError } from '../core/errors.ts';
+import { fileProtocol, hostDeviceProtocol } from './file-protocol.ts';
+import { nullProtocol } from './null.ts';
+import type { Protocol, ProtocolSpec } from './protocol.ts';
+import type { Storage, StorageOpenOptions } from './storage.ts';
+
+export { fileCreateOptions } from './file-protocol.ts';
+export type { Protocol, ProtocolSpec } from './protocol.ts';
+
+const protocols: Protocol[] = [fileProtocol, hostDeviceProtocol, nullProtocol('null-co'), nullProtocol('null-aio')];
+
+/** Adds a protocol, or replaces the one of that name. */
+export function registerProtocol(protocol: Protocol): void {
+  const index = protocols.findIndex(({ name }) => name === protocol.name);
+  if (index >= 0) protocols[index] = protocol;
+  else protocols.push(protocol);
+}
+
+/** Opens what `spec` describes; an ImageError in qemu-img's words where that is not possible. */
+export async function openStorage(spec: ProtocolSpec, options: StorageOpenOptions = {}): Promise<Storage> {
+  const protocol = protocols.find(({ name }) => name === spec.driver);
+  if (protocol === undefined) {
+    const what = spec.filename?.startsWith(`${spec.driver}:`) ? 'protocol' : 'driver';
+    throw new ImageError('invalid', `Unknown ${what} '${spec.driver}'`, { file: spec.filename });
+  }
+  if (options.create && !protocol.creates) {
+    throw new ImageError('unsupported', `Protocol driver '${spec.driver}' does not support image creation`, {
+      file: spec.filename,
+      operation: 'create',
+    });
+  }
+  return protocol.open(spec, options);
+}
