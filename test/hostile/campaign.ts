@@ -1,0 +1,99 @@
+/**
+ * Runs mutated images in a process of its own: `campaign.ts <directory> <plan> <image>…`. The parent is told
+ * of each case before it begins, so that it knows which one hangs (see watch.ts).
+ */
+
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { AllocationWatch } from './allocations.ts';
+import { exercise } from './exercise.ts';
+import { casesOf, type PlanName } from './plans.ts';
+
+/** What the parent gets. */
+export type Message = { at: string } | { report: Report };
+
+export interface Report {
+  cases: number;
+  /** Cases in which some step was refused. */
+  refused: number;
+  /** Refusals that name an offset. */
+  located: number;
+  worked: number;
+  /** At most `MAX_FAULTS`. */
+  faults: string[];
+  faultCount: number;
+  /** Each message with how often it came. */
+  messages: Record<string, number>;
+  /** Bytes of the largest buffer in any case. */
+  largestBuffer: number;
+  /** Peak resident set in bytes. */
+  peakMemory: number;
+}
+
+const MAX_FAULTS = 40;
+/** Buffers of fixed size that the library keeps (I/O windows, pools) are below this. */
+const FIXED_BUFFERS = 4 * 1024 * 1024;
+
+const report: Report = {
+  cases: 0,
+  refused: 0,
+  located: 0,
+  worked: 0,
+  faults: [],
+  faultCount: 0,
+  messages: {},
+  largestBuffer: 0,
+  peakMemory: 0,
+};
+let current = 'start';
+
+function fault(text: string): void {
+  report.faultCount += 1;
+  if (report.faults.length < MAX_FAULTS) report.faults.push(`${current}: ${text}`);
+}
+
+function tell(message: Message): void {
+  process.send?.(message);
+}
+
+async function runCase(name: string, bytes: Buffer, watch: AllocationWatch): Promise<void> {
+  watch.take();
+  const outcome = await exercise(name, bytes);
+  const largest = watch.take();
+  if (largest > FIXED_BUFFERS + 2 * bytes.length) fault(`a buffer of ${largest} bytes for a file of ${bytes.length}`);
+  report.largestBuffer = Math.max(report.largestBuffer, largest);
+  report.cases += 1;
+  report.worked += outcome.worked;
+  if (outcome.refused.length > 0) report.refused += 1;
+  for (const { step, error } of outcome.refused) {
+    if (error.offset !== undefined) report.located += 1;
+    const message = `${step}: [${error.kind}] ${error.message.replace(/0x[0-9a-f]+|\d+/g, 'N')}`;
+    report.messages[message] = (report.messages[message] ?? 0) + 1;
+  }
+  for (const each of outcome.faults) fault(each);
+}
+
+async function main(directory: string, plan: PlanName, names: readonly string[]): Promise<void> {
+  // References inside the images are relative to the current directory, since the images are in memory.
+  process.chdir(directory);
+  process.on('unhandledRejection', (error) => fault(`unhandled rejection: ${(error as Error)?.stack ?? error}`));
+  process.on('uncaughtException', (error) => fault(`uncaught exception: ${error.stack}`));
+  const watch = new AllocationWatch();
+  watch.start();
+  for (const name of names) {
+    const bytes = readFileSync(join(directory, `${name}.qcow2`));
+    for (const mutation of casesOf(plan, bytes)) {
+      current = `${name}, ${mutation.name}`;
+      tell({ at: current });
+      await runCase(`${name}.qcow2`, mutation.apply(Buffer.from(bytes)), watch);
+    }
+  }
+  // Promises that were left behind get their turn to reject.
+  await new Promise((resolve) => setImmediate(resolve));
+  report.peakMemory = process.resourceUsage().maxRSS * 1024;
+  tell({ report });
+}
+
+const [directory, plan, ...names] = process.argv.slice(2);
+await main(directory, plan as PlanName, names);
+process.disconnect?.();
