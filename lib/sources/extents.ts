@@ -1,7 +1,7 @@
 import { Readable } from 'streamx';
 import { ImageError } from '../core/errors.ts';
 import { type Extent, ExtentBatch } from '../core/extent.ts';
-import { type BatchReadable, MAP_STREAM } from '../core/streams.ts';
+import { BATCH_STREAM, type BatchReadable } from '../core/streams.ts';
 
 /** What can be walked: a Source, a chain of layers, a concatenation. */
 export interface Mapped {
@@ -47,7 +47,7 @@ export async function* walkExtents(source: Mapped, options: ExtentStreamOptions 
 export function extentStream(source: Mapped, options: ExtentStreamOptions = {}): BatchReadable {
   const walk = walkExtents(source, options);
   return new Readable({
-    ...MAP_STREAM,
+    ...BATCH_STREAM,
     read(callback) {
       walk.next().then(
         ({ done, value }) => {
