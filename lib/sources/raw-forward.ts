@@ -1,0 +1,54 @@
+import { alignUp } from '../core/binary.ts';
+import { ExtentBatch, extent } from '../core/extent.ts';
+import { BufferPool } from '../core/pool.ts';
+import type { PipeInput } from '../storage/pipe-input.ts';
+import { forwardInput } from './forward.ts';
+import type { ForwardSource, SourceRequest } from './source.ts';
+
+const BATCH_BYTES = 1024 * 1024;
+const SECTOR = 512;
+
+/** Opens raw bytes that come once; how many there are shows at their end. */
+export async function openRawForward({ storage }: SourceRequest): Promise<ForwardSource> {
+  return new RawForward(forwardInput(storage));
+}
+
+class RawForward implements ForwardSource {
+  readonly format = 'raw';
+  readonly name: string;
+  size: number | null = null;
+  readonly #input: PipeInput;
+
+  constructor(input: PipeInput) {
+    this.#input = input;
+    this.name = input.name;
+  }
+
+  async *batches(): AsyncGenerator<ExtentBatch, void, void> {
+    const pool = new BufferPool(BATCH_BYTES);
+    for (let offset = 0; ; ) {
+      const buffer = pool.take();
+      const count = await this.#input.readNext(buffer);
+      // As with a raw file: a disk has whole sectors, and the last one is filled up with zeros.
+      const length = alignUp(count, SECTOR);
+      buffer.fill(0, count, length);
+      if (length > 0) yield dataBatch(offset, buffer.subarray(0, length), () => pool.give(buffer));
+      offset += length;
+      if (count < BATCH_BYTES) {
+        this.size = offset;
+        return;
+      }
+    }
+  }
+
+  close(): Promise<void> {
+    return this.#input.close();
+  }
+}
+
+/** A batch of one loaded data extent. */
+export function dataBatch(offset: number, payload: Buffer, release: () => void): ExtentBatch {
+  const data = extent(offset, payload.length, 'data');
+  data.payload = payload;
+  return new ExtentBatch([data], release);
+}

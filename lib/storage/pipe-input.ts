@@ -1,0 +1,67 @@
+import { ImageError } from '../core/errors.ts';
+import { ChunkReader, type ChunkStream } from './chunks.ts';
+import { SequentialStorage } from './sequential.ts';
+
+/** Bytes that a pipe's head may have: all that is looked at before anything is consumed. */
+export const MAX_HEAD = 32 * 1024 * 1024;
+
+/**
+ * An input that comes once, as a storage: `read` goes forward and may leave gaps, and before anything is consumed
+ * the head can be looked at, to recognise a format and to see whether it can be read forward.
+ */
+export class PipeInput extends SequentialStorage {
+  readonly writable = false;
+  readonly #reader: ChunkReader;
+
+  constructor(name: string, chunks: ChunkStream) {
+    super(name);
+    this.#reader = new ChunkReader(chunks);
+  }
+
+  /** The next `length` bytes (at most `MAX_HEAD`), which stay to be read; fewer only where the input ends. */
+  async peek(length: number): Promise<Buffer> {
+    if (length > MAX_HEAD) throw this.refuse('look ahead', this.position + length);
+    await this.#reader.ensure(length);
+    return this.#reader.view.subarray(0, length);
+  }
+
+  /** Fills `buffer` with what comes next; fewer bytes only where the input ends. */
+  async readNext(buffer: Buffer): Promise<number> {
+    const count = await this.#reader.fill(buffer);
+    this.position += count;
+    return count;
+  }
+
+  /** Reads from `offset`, which is not behind what has been read; what lies between is dropped. */
+  override async read(offset: number, buffer: Buffer): Promise<void> {
+    await this.skipTo(offset);
+    const count = await this.readNext(buffer);
+    if (count < buffer.length) throw this.#cutOff();
+  }
+
+  async skipTo(offset: number): Promise<void> {
+    if (offset < this.position) throw this.refuse('read', offset);
+    while (this.position < offset) {
+      if (!(await this.#reader.ensure(1))) throw this.#cutOff();
+      const taken = this.#reader.take(Math.min(this.#reader.available, offset - this.position));
+      this.position += taken.length;
+    }
+  }
+
+  /** Reads to the end, dropping everything: so that a damaged tail of a packed stream does not go unnoticed. */
+  async drain(): Promise<void> {
+    while (await this.#reader.ensure(1)) this.position += this.#reader.take(this.#reader.available).length;
+  }
+
+  async close(): Promise<void> {
+    await this.#reader.close();
+  }
+
+  #cutOff(): ImageError {
+    return new ImageError('corrupt', 'The input ends before the data that should be there', {
+      file: this.name,
+      operation: 'read',
+      offset: this.position,
+    });
+  }
+}
