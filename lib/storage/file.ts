@@ -1,47 +1,40 @@
-import { constants, type Stats, unlink } from 'node:fs';
-import { dirname, isAbsolute, join, resolve } from 'node:path';
+import { constants, type Stats, stat, unlink } from 'node:fs';
 import { fromSystemError, ImageError } from '../core/errors.ts';
-import { zeroBlock } from '../core/pool.ts';
-import {
-  closeDescriptor,
-  openDescriptor,
-  readAt,
-  statDescriptor,
-  syncDescriptor,
-  truncateDescriptor,
-  writeAt,
-  writevAt,
-} from './descriptor.ts';
-import { Flight } from './flight.ts';
-import type { CacheMode, CloseOptions, HostRange, Storage, StorageOpenOptions, ZeroOptions } from './storage.ts';
+import { tracePoint } from '../core/trace.ts';
+import { deviceSize } from '../syscalls/device.ts';
+import { bufferedIo, type PositionedIo } from './buffered.ts';
+import { closeDescriptor, openDescriptor, statDescriptor, truncateDescriptor } from './descriptor.ts';
+import { directIo } from './direct.ts';
+import { FileStorage } from './file-storage.ts';
+import type { CacheMode, Storage, StorageOpenOptions } from './storage.ts';
 
 export interface FileOpenOptions extends StorageOpenOptions {
-  /** An open seekable descriptor to use instead of opening `path`; the storage closes it. */
+  /** An open seekable descriptor to use instead of opening `path`, which then only names it; the storage closes it. */
   fd?: number;
 }
 
+const traceOpen = tracePoint('file_open');
+
 /**
- * Opens a regular file or a device. The messages are qemu-img's: `Could not open 'x': <reason>`, and
- * `Could not create` with `create`.
+ * Opens a regular file or a device. The messages are qemu-img's: `Could not open 'x': <reason>`, and `Could not
+ * create` with `create`. A file that was made is removed again if opening fails later on.
  */
 export async function openFile(path: string, options: FileOpenOptions = {}): Promise<Storage> {
   const verb = options.create ? 'create' : 'open';
-  const context = { file: path, operation: verb };
   try {
-    const { fd, created } = await openOrCreate(path, options);
+    const opened = await openOrCreate(path, options);
     try {
-      const stats = await statDescriptor(fd);
-      if (stats.isDirectory() || stats.isFIFO() || stats.isSocket()) {
-        throw new ImageError('invalid', `'file' driver requires '${path}' to be a regular file`, context);
-      }
-      if (options.truncate && stats.isFile() && stats.size > 0) await truncateDescriptor(fd, 0);
-      return new FileStorage(path, fd, stats, { ...options, created });
+      const storage = await prepare(path, opened, options);
+      if (traceOpen.enabled) traceOpen.emit({ file: path, size: storage.size, created: opened.created });
+      return storage;
     } catch (error) {
-      await closeDescriptor(fd).catch(() => {});
+      await closeDescriptor(opened.fd).catch(() => {});
+      if (opened.created) await new Promise((done) => unlink(path, done));
       throw error;
     }
   } catch (error) {
     if (error instanceof ImageError) throw error;
+    const context = { file: path, operation: verb };
     const reason = fromSystemError(error, context);
     throw new ImageError(reason.kind, `Could not ${verb} '${path}': ${reason.message}`, {
       ...context,
@@ -51,162 +44,75 @@ export async function openFile(path: string, options: FileOpenOptions = {}): Pro
   }
 }
 
-async function openOrCreate(path: string, options: FileOpenOptions): Promise<{ fd: number; created: boolean }> {
-  if (options.fd !== undefined) return { fd: options.fd, created: false };
-  const flags = options.writable || options.create ? constants.O_RDWR : constants.O_RDONLY;
-  if (!options.create) return { fd: await openDescriptor(path, flags, 0), created: false };
-  try {
-    const fd = await openDescriptor(path, flags | constants.O_CREAT | constants.O_EXCL, 0o644);
-    return { fd, created: true };
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
-    return { fd: await openDescriptor(path, flags | constants.O_CREAT, 0o644), created: false };
-  }
-}
-
-interface FileState extends FileOpenOptions {
+interface OpenedDescriptor {
+  fd: number;
+  flags: number;
   created: boolean;
 }
 
-/** A regular file. */
-export class FileStorage implements Storage {
-  readonly name: string;
-  readonly path: string | null;
-  readonly protocol: string;
-  readonly seekable = true;
-  readonly writable: boolean;
-  readonly fixedSize: boolean;
-  readonly #fd: number;
-  readonly #cache: CacheMode;
-  readonly #created: boolean;
-  readonly #flight: Flight;
-  #size: number;
-
-  constructor(name: string, fd: number, stats: Stats, state: FileState) {
-    this.name = name;
-    this.path = resolve(name);
-    this.protocol = stats.isFile() ? 'file' : 'host_device';
-    this.writable = Boolean(state.writable || state.create);
-    this.fixedSize = !stats.isFile();
-    this.#fd = fd;
-    this.#cache = state.cache ?? 'writeback';
-    this.#created = state.created;
-    this.#flight = new Flight(name);
-    this.#size = state.truncate && stats.isFile() ? 0 : stats.size;
+async function openOrCreate(path: string, options: FileOpenOptions): Promise<OpenedDescriptor> {
+  const writable = options.writable || options.create;
+  const flags = (writable ? constants.O_RDWR : constants.O_RDONLY) | syncFlag(options.cache);
+  if (options.fd !== undefined) return { fd: options.fd, flags, created: false };
+  if (!options.create) {
+    // Asked before opening: opening a named pipe would wait for its other end.
+    checkKind(path, await statPath(path));
+    return { fd: await openDescriptor(path, flags, 0), flags, created: false };
   }
-
-  get size(): number {
-    return this.#size;
+  try {
+    const fd = await openDescriptor(path, flags | constants.O_CREAT | constants.O_EXCL, 0o644);
+    return { fd, flags, created: true };
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+    // It is there, or it is a link to where nothing is yet: then the file is made, but it is not known by whom.
+    return { fd: await openDescriptor(path, flags | constants.O_CREAT, 0o644), flags, created: false };
   }
+}
 
-  read(offset: number, buffer: Buffer): Promise<void> {
-    return this.#run('read', offset, async () => {
-      if (offset + buffer.length > this.#size) {
-        throw new ImageError('corrupt', 'The file ends before the data that should be there', {
-          file: this.name,
-          operation: 'read',
-          offset,
-        });
-      }
-      const count = await readAt(this.#fd, buffer, offset);
-      if (count < buffer.length) {
-        throw new ImageError('io', 'The file shrank while it was read', {
-          file: this.name,
-          operation: 'read',
-          offset: offset + count,
-        });
-      }
-    });
-  }
+/** Each write waits for the disk in two of the cache modes. */
+function syncFlag(cache: CacheMode | undefined): number {
+  return cache === 'writethrough' || cache === 'directsync' ? constants.O_DSYNC : 0;
+}
 
-  write(offset: number, buffer: Buffer): Promise<void> {
-    return this.#run('write', offset, async () => {
-      await writeAt(this.#fd, buffer, offset);
-      this.#grow(offset + buffer.length);
-    });
-  }
+async function prepare(path: string, { fd, flags, created }: OpenedDescriptor, options: FileOpenOptions) {
+  const stats = await statDescriptor(fd);
+  checkKind(path, stats);
+  if (options.truncate && stats.isFile() && stats.size > 0) await truncateDescriptor(fd, 0);
+  const size = await sizeOf(fd, stats, options);
+  return new FileStorage(path, {
+    fd,
+    io: await ioFor(path, fd, flags, options.cache),
+    size,
+    kind: stats.isFile() ? 'file' : stats.isBlockDevice() ? 'block' : 'character',
+    writable: Boolean(options.writable || options.create),
+    cache: options.cache ?? 'writeback',
+    created,
+  });
+}
 
-  writev(offset: number, buffers: Buffer[]): Promise<void> {
-    return this.#run('write', offset, async () => {
-      await writevAt(this.#fd, buffers, offset);
-      this.#grow(buffers.reduce((end, buffer) => end + buffer.length, offset));
-    });
-  }
+async function sizeOf(fd: number, stats: Stats, options: FileOpenOptions): Promise<number> {
+  if (stats.isFile()) return options.truncate ? 0 : stats.size;
+  if (!stats.isBlockDevice()) return 0;
+  const size = await deviceSize(fd, stats.rdev);
+  if (size !== null) return size;
+  throw new ImageError('unsupported', "The device's size can't be told on this platform", { operation: 'open' });
+}
 
-  zero(offset: number, length: number, _options?: ZeroOptions): Promise<void> {
-    return this.#run('zero', offset, async () => {
-      const inside = Math.min(length, Math.max(0, this.#size - offset));
-      const zeros = zeroBlock();
-      for (let done = 0; done < inside; done += zeros.length) {
-        await writeAt(this.#fd, zeros.subarray(0, Math.min(zeros.length, inside - done)), offset + done);
-      }
-      if (offset + length > this.#size) {
-        await truncateDescriptor(this.#fd, offset + length);
-        this.#grow(offset + length);
-      }
-    });
-  }
+async function ioFor(path: string, fd: number, flags: number, cache: CacheMode | undefined): Promise<PositionedIo> {
+  const direct = cache === 'none' || cache === 'directsync' ? await directIo(path, fd, flags) : null;
+  return direct ?? bufferedIo(fd);
+}
 
-  async discard(_offset: number, _length: number): Promise<void> {}
+function checkKind(path: string, stats: Stats): void {
+  if (stats.isFile() || stats.isBlockDevice() || stats.isCharacterDevice()) return;
+  throw new ImageError('invalid', `'file' driver requires '${path}' to be a regular file`, {
+    file: path,
+    operation: 'open',
+  });
+}
 
-  async allocate(offset: number, length: number): Promise<void> {
-    if (offset + length > this.#size) await this.truncate(offset + length);
-  }
-
-  async holes(offset: number, length: number): Promise<HostRange[]> {
-    const inside = Math.min(length, Math.max(0, this.#size - offset));
-    if (inside === 0) return [{ offset, length, hole: true }];
-    return [{ offset, length: inside, hole: false }];
-  }
-
-  async copyFrom(): Promise<number> {
-    return 0;
-  }
-
-  truncate(size: number): Promise<void> {
-    return this.#run('truncate', size, async () => {
-      await truncateDescriptor(this.#fd, size);
-      this.#size = size;
-    });
-  }
-
-  flush(): Promise<void> {
-    if (this.#cache === 'unsafe' || !this.writable) return Promise.resolve();
-    return this.#run('flush', undefined, () => syncDescriptor(this.#fd));
-  }
-
-  allocatedBytes(): Promise<number | null> {
-    return this.#run('stat', undefined, async () => (await statDescriptor(this.#fd)).blocks * 512);
-  }
-
-  resolve(reference: string): string {
-    return isAbsolute(reference) ? reference : join(dirname(this.name), reference);
-  }
-
-  async close(options: CloseOptions = {}): Promise<void> {
-    if (this.#flight.closed) return;
-    await this.#flight.close();
-    try {
-      await closeDescriptor(this.#fd);
-    } catch (error) {
-      throw fromSystemError(error, { file: this.name, operation: 'close' });
-    } finally {
-      if (options.discard && this.#created) await new Promise((done) => unlink(this.path as string, done));
-    }
-  }
-
-  #grow(end: number): void {
-    if (end > this.#size && !this.fixedSize) this.#size = end;
-  }
-
-  async #run<T>(operation: string, offset: number | undefined, call: () => Promise<T>): Promise<T> {
-    this.#flight.enter();
-    try {
-      return await call();
-    } catch (error) {
-      throw fromSystemError(error, { file: this.name, operation, offset });
-    } finally {
-      this.#flight.leave();
-    }
-  }
+function statPath(path: string): Promise<Stats> {
+  return new Promise((resolve, reject) => {
+    stat(path, (error, stats) => (error === null ? resolve(stats) : reject(error)));
+  });
 }

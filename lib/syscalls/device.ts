@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs';
-import type { SystemCalls } from './calls.ts';
+import { type SystemCalls, systemCalls } from './calls.ts';
 import { isUnsupported } from './libc.ts';
 
 // Linux <linux/fs.h>. BLKGETSIZE64 carries the size of a size_t; the others carry none.
@@ -9,16 +9,21 @@ const BLKZEROOUT = 0x127f;
 /** Device requests count in sectors of this size: ranges must be multiples of it. */
 export const SECTOR = 512;
 
-/** Size in bytes of an open block device; null where it can't be told. `id` is `rdev` of its stat. */
-export function deviceSize(calls: SystemCalls | null, fd: number, id: number): number | null {
-  if (calls !== null) {
-    try {
-      return calls.seekEnd(fd);
-    } catch (error) {
-      if (!isUnsupported(error)) throw error;
-    }
+/**
+ * Size in bytes of an open block device; null where it can't be told. `id` is `rdev` of its stat. Linux tells it
+ * in sysfs, which costs less than loading the system calls; lseek(2) to the end tells it elsewhere.
+ */
+export async function deviceSize(fd: number, id: number): Promise<number | null> {
+  const size = sysfsSize(id);
+  if (size !== null) return size;
+  const calls = await systemCalls();
+  if (calls === null) return null;
+  try {
+    return calls.seekEnd(fd);
+  } catch (error) {
+    if (!isUnsupported(error)) throw error;
+    return null;
   }
-  return sysfsSize(id);
 }
 
 /** Linux tells the number of 512-byte sectors in a file of sysfs. `id` packs major and minor as makedev(3) does. */
