@@ -1,0 +1,72 @@
+import { writeFile } from 'node:fs/promises';
+import test from 'ava';
+import fc from 'fast-check';
+import { DiskModel, pattern, Random } from '../support/model.ts';
+import { checkReads } from './checks.ts';
+import { History, steps } from './random-writes.ts';
+import type { Subject } from './subject.ts';
+
+const RUNS = Number(process.env.IMGPIPE_TEST_RUNS ?? 6);
+/** Odd on purpose: the backing file ends inside an allocation unit. */
+const SHAPES = [
+  { title: 'as long as the disk', backing: 262_144, size: 262_144 },
+  { title: 'shorter than the disk', backing: 99_840, size: 300_032 },
+  { title: 'longer than the disk', backing: 400_384, size: 150_016 },
+];
+
+/** Copy-on-write over a raw backing file. */
+export function backingTests(subject: Subject): void {
+  for (const { title, backing, size } of SHAPES) {
+    test(`${subject.title}: any history over a backing file ${title} equals the model`, async (t) => {
+      const property = fc.asyncProperty(steps, (history) =>
+        subject.within(async (here) => {
+          const below = pattern(backing, 40);
+          await writeFile(here.path('base'), below);
+          const target = await here.create({ size, backing: { filename: here.path('base'), format: 'raw' } });
+          const seen = Buffer.alloc(size);
+          below.copy(seen);
+          await History.live(here, target, new DiskModel(size, seen), history);
+        }),
+      );
+      await t.notThrowsAsync(fc.assert(property, { numRuns: RUNS }));
+    });
+  }
+
+  test(`${subject.title}: without a size, the disk is as long as its backing file, and the file is named`, async (t) => {
+    await subject.within(async (here) => {
+      await writeFile(here.path('base'), pattern(99_840, 41));
+      const target = await here.create({ size: null, backing: { filename: here.path('base'), format: 'raw' } });
+      t.is(target.size, 99_840);
+      t.false(target.readsAsZero);
+      await target.close();
+      const image = await here.open(here.path(), null);
+      t.deepEqual(image.source.backing, { filename: here.path('base'), format: 'raw' });
+      t.is(image.backing?.driver.name, 'raw');
+      const model = new DiskModel(99_840, pattern(99_840, 41));
+      await t.notThrowsAsync(checkReads(image.chain, model, new Random(3)).finally(() => image.close()));
+    });
+  });
+
+  test(`${subject.title}: a chain of three shows the topmost layer that holds a byte`, async (t) => {
+    await subject.within(async (here) => {
+      await writeFile(here.path('base'), pattern(262_144, 42));
+      const model = new DiskModel(262_144, pattern(262_144, 42));
+      let below = { filename: here.path('base'), format: 'raw' };
+      for (const layer of [1, 2, 3]) {
+        const filename = here.path(`layer-${layer}`);
+        const target = await here.create({ size: null, backing: below, filename });
+        const random = new Random(layer);
+        for (let round = 0; round < 6; round += 1) {
+          const offset = random.below(240_000);
+          const buffer = pattern(1 + random.below(20_000), 50 + layer);
+          await target.write(offset, buffer);
+          model.write(offset, buffer);
+        }
+        await target.close();
+        below = { filename, format: here.driver.name };
+      }
+      const image = await here.open(below.filename);
+      await t.notThrowsAsync(checkReads(image.chain, model, new Random(4)).finally(() => image.close()));
+    });
+  });
+}

@@ -1,0 +1,57 @@
+import type { Driver } from '../../lib/formats/driver.ts';
+
+/**
+ * What the conformance suite must be told about a format: all else it reads off the driver's card. A format
+ * that isn't listed gets `DEFAULTS`.
+ */
+export interface FormatFacts {
+  /** Sets of `-o` options to go through everything with; `{directory}` becomes the image's directory. */
+  optionSets: readonly Readonly<Record<string, string>>[];
+  /** Guest sizes are rounded up to a multiple of this many bytes. */
+  sizeUnit: number;
+  /** Recognised before it is complete: nothing but the file's length tells an unfinished image. */
+  alwaysRecognised?: boolean;
+  /** Options that `describe` must show, by the names they have in `-o`. */
+  described?: readonly string[];
+  /** Images made with these options can't have a backing file. */
+  standsAlone?: (options: Readonly<Record<string, string>>) => boolean;
+  /** Images for a format without `create`: made in `directory` by whoever can. */
+  fixtures?: (directory: string) => Promise<readonly Fixture[]>;
+}
+
+export interface Fixture {
+  path: string;
+  /** What the disk reads as. */
+  contents: Buffer;
+}
+
+const DEFAULTS: FormatFacts = { optionSets: [{}], sizeUnit: 512 };
+
+const FACTS: Readonly<Record<string, FormatFacts>> = {
+  raw: {
+    optionSets: [{}, { preallocation: 'falloc' }, { preallocation: 'full' }],
+    sizeUnit: 512,
+    alwaysRecognised: true,
+  },
+  qcow2: {
+    optionSets: [
+      {},
+      { compat: '0.10', cluster_size: '4096' },
+      { cluster_size: '512', refcount_bits: '1' },
+      { cluster_size: '2097152' },
+      { cluster_size: '16384', extended_l2: 'on' },
+      { cluster_size: '4096', compression_type: 'zstd', refcount_bits: '64' },
+      { cluster_size: '4096', lazy_refcounts: 'on', preallocation: 'metadata' },
+      { cluster_size: '1024', preallocation: 'full', refcount_bits: '8' },
+      { cluster_size: '4096', data_file: '{directory}/data.bin' },
+      { cluster_size: '4096', data_file: '{directory}/data.bin', data_file_raw: 'on' },
+    ],
+    sizeUnit: 512,
+    described: ['compat', 'cluster_size', 'refcount_bits', 'compression_type'],
+    standsAlone: ({ data_file_raw, preallocation }) => data_file_raw === 'on' || preallocation !== undefined,
+  },
+};
+
+export function factsOf({ name }: Driver): FormatFacts {
+  return FACTS[name] ?? DEFAULTS;
+}
