@@ -1,0 +1,24 @@
+import type { Command } from '../context.ts';
+
+/** The commands, each loaded on first use, in the order of `--help`. */
+export const COMMANDS: Readonly<Record<string, () => Promise<{ command: Command }>>> = {
+  compare: () => import('./compare.ts'),
+  convert: () => import('./convert.ts'),
+  create: () => import('./create.ts'),
+  dd: () => import('./dd.ts'),
+  info: () => import('./info.ts'),
+  map: () => import('./map.ts'),
+  measure: () => import('./measure.ts'),
+};
+
+/** qemu-img's commands that this version does not have. */
+export const MISSING_COMMANDS: readonly string[] = [
+  'amend',
+  'bench',
+  'bitmap',
+  'check',
+  'commit',
+  'rebase',
+  'resize',
+  'snapshot',
+];
