@@ -1,6 +1,8 @@
+import { statfs } from 'node:fs/promises';
 import { ImageError } from '../core/errors.ts';
 import { defineOptions, parseOptions } from '../core/options.ts';
 import { openFile } from './file.ts';
+import { FileStorage } from './file-storage.ts';
 import { checkOptions, type Protocol, type ProtocolSpec } from './protocol.ts';
 import type { CacheMode, Storage, StorageOpenOptions } from './storage.ts';
 
@@ -77,4 +79,36 @@ function cacheOf(spec: ProtocolSpec, mode: CacheMode): CacheMode {
   if (direct) return through ? 'directsync' : 'none';
   if (mode === 'unsafe' && given['no-flush'] === undefined) return 'unsafe';
   return through ? 'writethrough' : 'writeback';
+}
+
+/** Largest unit that an extent size hint can have: the field has 32 bits. */
+const MAX_EXTENT_SIZE_HINT = 0xffff_ffff;
+/** QEMU's default; it keeps files from fragmenting on file systems that heed it. */
+const DEFAULT_EXTENT_SIZE_HINT = 1024 * 1024;
+
+/**
+ * Applies `nocow` and `extent_size_hint` to a new file that is still empty. Both are wishes: a file system that
+ * knows no such thing is no error, as with QEMU.
+ */
+export async function tuneNewFile(storage: Storage, options: { nocow?: unknown; extent_size_hint?: unknown }) {
+  const hint = Number(options.extent_size_hint ?? DEFAULT_EXTENT_SIZE_HINT);
+  if (hint > MAX_EXTENT_SIZE_HINT) {
+    throw new ImageError('invalid', 'Extent size hint is too large', { file: storage.name, operation: 'create' });
+  }
+  if (!(storage instanceof FileStorage) || storage.fixedSize) return;
+  // The default hint is only worth its system call where it is known to matter.
+  if (hint > 0 && (options.extent_size_hint !== undefined || (await isXfs(storage.path)))) {
+    await storage.hintExtentSize(hint);
+  }
+  if (options.nocow === true) await storage.disableCopyOnWrite();
+}
+
+// Linux <linux/magic.h>.
+const XFS_SUPER_MAGIC = 0x58465342;
+
+async function isXfs(path: string): Promise<boolean> {
+  return statfs(path).then(
+    ({ type }) => type === XFS_SUPER_MAGIC,
+    () => false,
+  );
 }
