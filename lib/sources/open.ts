@@ -26,6 +26,8 @@ export interface OpenImageOptions {
   forceShare?: boolean;
   /** The top image's storage, if it is open already (a spooled pipe); from then on it belongs to the OpenedImage. */
   storage?: Storage;
+  /** Only `describe` will be asked (`info`): a missing data file or key is no error then. */
+  metadataOnly?: boolean;
   /** Read the disk as this internal snapshot of the top image has it. */
   snapshot?: SnapshotSelector;
 }
@@ -49,6 +51,9 @@ export interface OpenedImage {
 const PROBE_SIZE = 4096;
 /** Each layer holds an open file; no chain that anyone could use is as deep. */
 const MAX_CHAIN = 1000;
+
+/** The operation of errors about the snapshot: qemu-img's text then has no `Could not open`. */
+const LOAD_SNAPSHOT = 'load snapshot';
 
 const traceOpen = tracePoint('image_open');
 
@@ -115,7 +120,8 @@ async function openLayer(spec: NodeSpec, context: Context, isTop: boolean): Prom
     (isTop ? context.storage : undefined) ?? (await openStorage(spec.file, { writable, cache: given.cache }));
   try {
     const driver = chosen ?? (await driverFor(storage, isProtocol, context.drivers));
-    const request = { storage, options: given.options, writable, cache: given.cache, gate: context.gate };
+    const { gate, metadataOnly } = context;
+    const request = { storage, options: given.options, writable, cache: given.cache, gate, metadataOnly };
     const plain = await driver.openSource(request);
     const opened = isProtocol ? new ProtocolSource(plain, spec.file.driver) : plain;
     if (traceOpen.enabled) traceOpen.emit({ file: storage.name, format: opened.format, size: opened.size, writable });
@@ -138,12 +144,13 @@ async function driverFor(
 async function snapshotOf(image: Source, selector: SnapshotSelector): Promise<Source> {
   try {
     if (image.openSnapshot === undefined) {
-      throw new ImageError('unsupported', `Device 'none' has no medium or does not support internal snapshots`);
+      const can = 'support temporarily loading internal snapshots';
+      throw new ImageError('unsupported', `Block format '${image.format}' used by device '' does not ${can}`);
     }
     return await image.openSnapshot(selector);
   } catch (error) {
     await image.close().catch(() => {});
-    throw error;
+    throw wrapped(error, 'Failed to load snapshot: ', image.name, LOAD_SNAPSHOT);
   }
 }
 
@@ -241,18 +248,19 @@ async function closeLayers(layers: readonly Layer[]): Promise<void> {
 }
 
 function couldNotOpen(error: unknown, filename: string): ImageError {
+  if (error instanceof ImageError && error.operation === LOAD_SNAPSHOT) return error;
   return wrapped(error, `Could not open '${filename}': `, filename);
 }
 
-function wrapped(error: unknown, prefix: string, file?: string): ImageError {
+function wrapped(error: unknown, prefix: string, file?: string, operation?: string): ImageError {
   // What is no ImageError is a defect of this program, not of the image: it must not be dressed up as one.
   if (!(error instanceof ImageError)) throw error;
   if (prefix === '') return error;
-  const { kind, message, format, operation, offset, code } = error;
+  const { kind, message, format, offset, code } = error;
   return new ImageError(kind, prefix + message, {
     file: error.file ?? file,
     format,
-    operation: operation ?? 'open',
+    operation: operation ?? error.operation ?? 'open',
     offset,
     code,
     cause: error,

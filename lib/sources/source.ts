@@ -97,6 +97,8 @@ export interface SourceRequest {
   writable: boolean;
   cache: CacheMode;
   gate: Gate;
+  /** Only `describe` will be asked: what only reading needs (data files, keys, tables) may be missing. */
+  metadataOnly?: boolean;
 }
 
 /** The reading half of a driver: all that sources/open.ts needs to know of a format. */
