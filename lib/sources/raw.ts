@@ -7,7 +7,7 @@ import { refuseUnknownOptions } from './node-options.ts';
 import type { LayerInfo, Source, SourceRequest } from './source.ts';
 
 /** Disks have whole sectors: the last one of a ragged file is filled up with zeros. */
-const SECTOR = 512;
+export const SECTOR = 512;
 
 const runtimeOptions = defineOptions({
   offset: { type: 'size', help: 'where in the file the disk begins' },

@@ -1,0 +1,179 @@
+import { alignUp } from '../core/binary.ts';
+import { ImageError } from '../core/errors.ts';
+import { zeroBlock } from '../core/pool.ts';
+import { tracePoint } from '../core/trace.ts';
+import { RawSource, type RawWindow, rawWindow, SECTOR } from '../sources/raw.ts';
+import type { SourceRequest } from '../sources/source.ts';
+import { tuneNewFile } from '../storage/index.ts';
+import type { Storage } from '../storage/storage.ts';
+import type { Target } from './target.ts';
+
+/** Buffers of zeros in one write of full preallocation: a megabyte. */
+const ZERO_BATCH = 16;
+
+const traceCreate = tracePoint('raw_create');
+
+/** Options of a new raw image that are its own, parsed. */
+export interface RawCreateOptions {
+  preallocation?: unknown;
+  nocow?: unknown;
+  extent_size_hint?: unknown;
+}
+
+type Preallocation = 'off' | 'falloc' | 'full';
+
+/**
+ * Makes `storage` a raw disk of `size` bytes (rounded up to whole sectors). A file gets its full length in
+ * `close` only, so that an unfinished one can be told. What can't be done is refused before the storage is
+ * touched; where making it fails later, the caller closes the storage.
+ */
+export async function createRaw(request: {
+  storage: Storage;
+  size: number;
+  options: RawCreateOptions;
+}): Promise<Target> {
+  const { storage, options } = request;
+  const size = alignUp(request.size, SECTOR);
+  const preallocation = preallocationOf(options.preallocation, storage);
+  if (traceCreate.enabled) traceCreate.emit({ file: storage.name, size, preallocation });
+  const window = { offset: 0, size, fixed: false };
+  if (storage.fixedSize) {
+    if (size > storage.size) throw refuse('Cannot grow device files', storage);
+    return new RawTarget(storage, window, { readsAsZero: false, preallocation });
+  }
+  if (storage.size > 0) await storage.truncate(0);
+  await tuneNewFile(storage, options);
+  await preallocate(storage, 0, size - SECTOR, preallocation);
+  return new RawTarget(storage, window, { readsAsZero: true, preallocation });
+}
+
+/** Opens a raw image for writing. */
+export async function openRawTarget({ storage, options }: Pick<SourceRequest, 'storage' | 'options'>): Promise<Target> {
+  return new RawTarget(storage, rawWindow(storage, options), null);
+}
+
+function preallocationOf(given: unknown, storage: Storage): Preallocation {
+  const mode = given ?? 'off';
+  if (mode === 'metadata') throw refuse('Unsupported preallocation mode: metadata', storage);
+  if (mode !== 'off' && mode !== 'falloc' && mode !== 'full') {
+    throw new ImageError('invalid', `invalid parameter value: ${String(mode)}`, { format: 'raw', operation: 'create' });
+  }
+  if (mode !== 'off' && storage.fixedSize) throw refuse(`Unsupported preallocation mode '${mode}'`, storage);
+  return mode;
+}
+
+function refuse(message: string, storage: Storage): ImageError {
+  return new ImageError('unsupported', message, { file: storage.name, format: 'raw', operation: 'create' });
+}
+
+async function preallocate(storage: Storage, offset: number, length: number, mode: Preallocation): Promise<void> {
+  if (length <= 0 || mode === 'off') return;
+  if (mode === 'falloc') return storage.allocate(offset, length);
+  const zeros = Array.from({ length: ZERO_BATCH }, zeroBlock);
+  const batch = ZERO_BATCH * zeroBlock().length;
+  let at = offset;
+  for (; at + batch <= offset + length; at += batch) await storage.writev(at, zeros);
+  for (; at < offset + length; at += zeroBlock().length) {
+    await storage.write(at, zeroBlock().subarray(0, Math.min(zeroBlock().length, offset + length - at)));
+  }
+}
+
+/** What is known of an image that is being made. */
+interface Making {
+  readsAsZero: boolean;
+  preallocation: Preallocation;
+}
+
+/** Guest offsets are file offsets, but for the window. */
+class RawTarget implements Target {
+  readonly format = 'raw';
+  readonly name: string;
+  readonly granularity = 1;
+  readonly sequential = false;
+  readonly readsAsZero: boolean;
+  readonly source: RawSource;
+  readonly #storage: Storage;
+  readonly #window: RawWindow;
+  /** Null for an image that was there before. */
+  readonly #making: Making | null;
+  #ended = false;
+
+  constructor(storage: Storage, window: RawWindow, making: Making | null) {
+    this.name = storage.name;
+    this.readsAsZero = making?.readsAsZero ?? false;
+    this.source = new RawSource(storage, window);
+    this.#storage = storage;
+    this.#window = window;
+    this.#making = making;
+  }
+
+  get size(): number {
+    return this.#window.size;
+  }
+
+  write(offset: number, buffer: Buffer): Promise<void> {
+    return this.#storage.write(this.#window.offset + offset, buffer);
+  }
+
+  async zero(offset: number, length: number, options?: { unmap?: boolean }): Promise<void> {
+    const start = this.#window.offset + offset;
+    // What lies beyond the file's end reads as zeros already; a new file is lengthened in close().
+    const inside = Math.min(length, this.#storage.size - start);
+    if (inside > 0) await this.#storage.zero(start, inside, options);
+  }
+
+  async discard(offset: number, length: number): Promise<void> {
+    const start = this.#window.offset + offset;
+    const inside = Math.min(length, this.#storage.size - start);
+    if (inside > 0) await this.#storage.discard(start, inside);
+  }
+
+  async truncate(size: number): Promise<void> {
+    if (this.#window.fixed) {
+      throw new ImageError('unsupported', 'Cannot resize fixed-size raw disks', { file: this.name, format: 'raw' });
+    }
+    const whole = alignUp(size, SECTOR);
+    if (this.#making === null || whole < this.size) await this.#truncateStorage(this.#window.offset + whole);
+    this.#window.size = whole;
+  }
+
+  flush(): Promise<void> {
+    return this.#storage.flush();
+  }
+
+  async close(): Promise<void> {
+    if (this.#ended) return;
+    try {
+      await this.#complete();
+      await this.#storage.flush();
+    } catch (error) {
+      await this.abort().catch(() => {});
+      throw error;
+    }
+    this.#ended = true;
+    await this.#storage.close();
+  }
+
+  /** A file that was there before and can't be removed is emptied: nobody shall take it for a disk. */
+  async abort(): Promise<void> {
+    if (this.#ended) return;
+    this.#ended = true;
+    try {
+      if (this.#making !== null && !this.#storage.fixedSize) await this.#storage.truncate(0);
+    } finally {
+      await this.#storage.close({ discard: this.#making !== null });
+    }
+  }
+
+  async #complete(): Promise<void> {
+    if (this.#making === null || this.#storage.fixedSize) return;
+    const missing = this.size - this.#storage.size;
+    if (missing <= 0) return;
+    await preallocate(this.#storage, this.size - missing, missing, this.#making.preallocation);
+    await this.#truncateStorage(this.size);
+  }
+
+  async #truncateStorage(size: number): Promise<void> {
+    if (!this.#storage.fixedSize || size > this.#storage.size) await this.#storage.truncate(size);
+  }
+}
