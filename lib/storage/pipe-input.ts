@@ -3,7 +3,7 @@ import { ChunkReader, type ChunkStream } from './chunks.ts';
 import { SequentialStorage } from './sequential.ts';
 
 /** Bytes that a pipe's head may have: all that is looked at before anything is consumed. */
-export const MAX_HEAD = 32 * 1024 * 1024;
+export const MAX_HEAD = 16 * 1024 * 1024;
 
 /**
  * An input that comes once, as a storage: `read` goes forward and may leave gaps, and before anything is consumed
@@ -18,6 +18,11 @@ export class PipeInput extends SequentialStorage {
     this.#reader = new ChunkReader(chunks);
   }
 
+  /** Bytes that have been read. */
+  get position(): number {
+    return this.passed;
+  }
+
   /** The next `length` bytes (at most `MAX_HEAD`), which stay to be read; fewer only where the input ends. */
   async peek(length: number): Promise<Buffer> {
     if (length > MAX_HEAD) throw this.refuse('look ahead', this.position + length);
@@ -28,7 +33,7 @@ export class PipeInput extends SequentialStorage {
   /** Fills `buffer` with what comes next; fewer bytes only where the input ends. */
   async readNext(buffer: Buffer): Promise<number> {
     const count = await this.#reader.fill(buffer);
-    this.position += count;
+    this.passed += count;
     return count;
   }
 
@@ -44,13 +49,13 @@ export class PipeInput extends SequentialStorage {
     while (this.position < offset) {
       if (!(await this.#reader.ensure(1))) throw this.#cutOff();
       const taken = this.#reader.take(Math.min(this.#reader.available, offset - this.position));
-      this.position += taken.length;
+      this.passed += taken.length;
     }
   }
 
   /** Reads to the end, dropping everything: so that a damaged tail of a packed stream does not go unnoticed. */
   async drain(): Promise<void> {
-    while (await this.#reader.ensure(1)) this.position += this.#reader.take(this.#reader.available).length;
+    while (await this.#reader.ensure(1)) this.passed += this.#reader.take(this.#reader.available).length;
   }
 
   async close(): Promise<void> {

@@ -42,9 +42,9 @@ export class PipeOutput extends SequentialStorage {
   }
 
   override async write(offset: number, buffer: Buffer): Promise<void> {
-    if (offset !== this.position) throw this.refuse('write', offset);
+    if (offset !== this.passed) throw this.refuse('write', offset);
     if (buffer.length === 0) return;
-    this.position += buffer.length;
+    this.passed += buffer.length;
     try {
       await this.#writer.write(buffer);
     } catch (error) {

@@ -12,14 +12,14 @@ export abstract class SequentialStorage implements Storage {
   readonly fixedSize = false;
   abstract readonly writable: boolean;
   /** Bytes that have passed. */
-  protected position = 0;
+  protected passed = 0;
 
   constructor(name: string) {
     this.name = name;
   }
 
   get size(): number {
-    return this.position;
+    return this.passed;
   }
 
   async read(offset: number, _buffer: Buffer): Promise<void> {
@@ -61,7 +61,7 @@ export abstract class SequentialStorage implements Storage {
 
   /** Only to where the pipe is already. */
   async truncate(size: number): Promise<void> {
-    if (size !== this.position) throw this.refuse('truncate', size);
+    if (size !== this.passed) throw this.refuse('truncate', size);
   }
 
   async flush(): Promise<void> {}
@@ -77,7 +77,7 @@ export abstract class SequentialStorage implements Storage {
   abstract close(options?: CloseOptions): Promise<void>;
 
   protected refuse(operation: string, offset: number): ImageError {
-    const message = `A pipe goes forward only: it can't ${operation} at byte ${offset}, being at ${this.position}`;
+    const message = `A pipe goes forward only: it can't ${operation} at byte ${offset}, being at ${this.passed}`;
     return new ImageError('unsupported', message, { file: this.name, operation, offset });
   }
 }
