@@ -70,4 +70,6 @@ export interface Driver extends SourceDriver {
   readonly supportsBacking?: boolean;
   /** `-c`: the format has compressed clusters. */
   readonly supportsCompression?: boolean;
+  /** The format has persistent dirty bitmaps: `--bitmaps`. */
+  readonly supportsBitmaps?: boolean;
 }

@@ -1,4 +1,4 @@
-import type { Extent } from '../core/extent.ts';
+import type { ByteReader, Extent } from '../core/extent.ts';
 import type { Source } from '../sources/source.ts';
 
 /** Compresses one cluster into the target's own form. */
@@ -32,6 +32,12 @@ export interface Target {
   zero(offset: number, length: number, options?: { unmap?: boolean }): Promise<void>;
   /** The guest no longer needs the range; space is given back where the format can. */
   discard?(offset: number, length: number): Promise<void>;
+
+  /**
+   * Copies plain bytes of a file inside the kernel (`-C`) and returns how many, from the range's start, were copied; 0
+   * where it can't be done: the caller then reads and writes.
+   */
+  copyFrom?(offset: number, host: ByteReader, hostOffset: number, length: number): Promise<number>;
 
   /** Absent: the format has no compression. */
   readonly compressor?: ClusterCompressor;
