@@ -1,0 +1,140 @@
+import { inflateRaw, zstdDecompress } from '../../core/codecs.ts';
+import { ImageError } from '../../core/errors.ts';
+import { tracePoint } from '../../core/trace.ts';
+import { Window } from '../../core/window.ts';
+import type { CompressionType } from '../../layouts/qcow2/index.ts';
+import { readPadded, type Storage } from '../../storage/storage.ts';
+import { corrupt, inContext } from './context.ts';
+
+/** One compressed cluster that is wanted, or a part of it. */
+export interface PackedCluster {
+  /** Where the compressed bytes begin, and how many may belong to them. */
+  host: number;
+  packedLength: number;
+  /** First wanted byte within the cluster; `target` takes as many as it is long. */
+  skip: number;
+  target: Buffer;
+}
+
+export interface UnpackerOptions {
+  storage: Storage;
+  type: CompressionType;
+  clusterSize: number;
+  /** Keep clusters that were wanted in part. Not where somebody may write: a place can get new contents. */
+  keep: boolean;
+}
+
+/** Compressed clusters closer than this are read together. */
+const READ_GAP = 64 * 1024;
+const MAX_READ = 1024 * 1024;
+/** Enough to keep the thread pool busy while results are copied; more gain nothing. */
+const MAX_TASKS = 32;
+/** Bounds what is in memory decompressed at once, and packed at once. */
+const MAX_BYTES = 16 * 1024 * 1024;
+const MAX_READS = 4;
+/** Parts of clusters are asked for one after the other: `dd bs=512`. */
+const KEPT_BYTES = 2 * 1024 * 1024;
+
+const traceUnpack = tracePoint('qcow2_decompress');
+
+/** Reads and decompresses clusters, many at once: neighbours in the file by one read, in parallel in the pool. */
+export class Unpacker {
+  readonly #options: UnpackerOptions;
+  readonly #unpack: (packed: Buffer, size: number) => Promise<Buffer>;
+  readonly #kept = new Map<number, Buffer>();
+
+  constructor(options: UnpackerOptions) {
+    this.#options = options;
+    this.#unpack = options.type === 'zstd' ? zstdDecompress : inflateRaw;
+  }
+
+  async read(clusters: PackedCluster[]): Promise<void> {
+    const wanted = this.#options.keep ? clusters.filter((each) => !this.#fromKept(each)) : [...clusters];
+    if (wanted.length === 0) return;
+    wanted.sort((a, b) => a.host - b.host);
+    const { clusterSize } = this.#options;
+    const tasks = new Window(MAX_TASKS, MAX_BYTES);
+    const reads = new Window(MAX_READS);
+    for (const run of runsOf(wanted)) {
+      await reads.enter(async () => {
+        const packed = await this.#readRun(run);
+        for (const each of run) await tasks.enter(() => this.#unpackInto(each, packed, run[0].host), clusterSize);
+      });
+    }
+    try {
+      await reads.drain();
+    } finally {
+      // Nothing may write into a caller's buffer after its promise has settled.
+      await reads.settle();
+      await tasks.settle();
+    }
+    await tasks.drain();
+    if (traceUnpack.enabled) traceUnpack.emit({ file: this.#options.storage.name, clusters: wanted.length });
+  }
+
+  async #readRun(run: readonly PackedCluster[]): Promise<Buffer> {
+    const { storage } = this.#options;
+    const last = run[run.length - 1];
+    if (last.host >= storage.size) {
+      throw corrupt('A compressed cluster lies past the end of the file', storage.name, last.host);
+    }
+    let end = 0;
+    for (const { host, packedLength } of run) end = Math.max(end, host + packedLength);
+    const packed = Buffer.allocUnsafe(end - run[0].host);
+    // The length is told in sectors, so the last one may reach past the end of the file.
+    await readPadded(storage, run[0].host, packed);
+    return packed;
+  }
+
+  async #unpackInto(cluster: PackedCluster, packed: Buffer, base: number): Promise<void> {
+    const { clusterSize, storage, keep } = this.#options;
+    const { host, packedLength, skip, target } = cluster;
+    let plain: Buffer;
+    try {
+      plain = await this.#unpack(packed.subarray(host - base, host - base + packedLength), clusterSize);
+    } catch (error) {
+      throw located(error, storage.name, host);
+    }
+    plain.copy(target, 0, skip, skip + target.length);
+    if (keep && target.length < clusterSize) this.#keep(host, plain);
+  }
+
+  #fromKept({ host, skip, target }: PackedCluster): boolean {
+    const plain = this.#kept.get(host);
+    if (plain === undefined) return false;
+    plain.copy(target, 0, skip, skip + target.length);
+    return true;
+  }
+
+  #keep(host: number, plain: Buffer): void {
+    const most = Math.max(1, Math.floor(KEPT_BYTES / this.#options.clusterSize));
+    this.#kept.delete(host);
+    this.#kept.set(host, plain);
+    for (const oldest of this.#kept.keys()) {
+      if (this.#kept.size <= most) break;
+      this.#kept.delete(oldest);
+    }
+  }
+}
+
+function located(error: unknown, file: string, offset: number): unknown {
+  if (!(error instanceof ImageError) || error.offset !== undefined) return inContext(error, file);
+  return new ImageError(error.kind, error.message, { file, format: 'qcow2', operation: 'read', offset, cause: error });
+}
+
+/** Neighbours in the file, to be read at once; ascending. */
+function* runsOf(clusters: readonly PackedCluster[]): Generator<PackedCluster[]> {
+  let run: PackedCluster[] = [];
+  let end = 0;
+  for (const each of clusters) {
+    const stop = each.host + each.packedLength;
+    const fits = run.length > 0 && each.host - end <= READ_GAP && stop - run[0].host <= MAX_READ;
+    if (!fits && run.length > 0) {
+      yield run;
+      run = [];
+    }
+    run.push(each);
+    end = run.length === 1 ? stop : Math.max(end, stop);
+  }
+  if (run.length > 0) yield run;
+}

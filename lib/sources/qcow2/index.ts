@@ -1,0 +1,73 @@
+import { ImageError } from '../../core/errors.ts';
+import { tracePoint } from '../../core/trace.ts';
+import { CryptMethod, Incompatible, QCOW2_MAGIC } from '../../layouts/qcow2/index.ts';
+import { refuseUnknownOptions } from '../node-options.ts';
+import type { SourceRequest } from '../source.ts';
+import { inContext } from './context.ts';
+import { openData } from './data-file.ts';
+import { readHead } from './head.ts';
+import { readL1, readSnapshots } from './snapshots.ts';
+import { Qcow2Source } from './source.ts';
+import { CachedTables } from './tables.ts';
+
+export { readHead } from './head.ts';
+export { Qcow2Source, type Qcow2SourceOptions } from './source.ts';
+export type { TableProvider } from './tables.ts';
+
+const traceOpen = tracePoint('qcow2_open');
+
+/** Certain from magic and version on: version 1 is another format. */
+export function probeQcow2(head: Buffer): number {
+  if (head.length < 8 || head.readUInt32BE(0) !== QCOW2_MAGIC) return 0;
+  return head.readUInt32BE(4) >= 2 ? 100 : 0;
+}
+
+/**
+ * Runtime options (QAPI, BlockdevOptionsQcow2) that decide how a writer caches, discards or checks: they
+ * change nothing for a reader. QAPI's `encrypt.*` is not among them: encrypted images can't be read.
+ */
+const WRITER_OPTIONS = [
+  'lazy-refcounts',
+  'pass-discard-request',
+  'pass-discard-snapshot',
+  'pass-discard-other',
+  'overlap-check',
+  'cache-size',
+  'l2-cache-size',
+  'l2-cache-entry-size',
+  'refcount-cache-size',
+  'cache-clean-interval',
+];
+const KNOWN_OPTIONS = ['data-file', ...WRITER_OPTIONS];
+
+/** Opens a qcow2 image, version 2 or 3, for reading. Throws an ImageError with file, format and, where it has one, offset. */
+export async function openQcow2(request: SourceRequest): Promise<Qcow2Source> {
+  try {
+    refuseUnknownOptions('qcow2', request.options, KNOWN_OPTIONS);
+    return await open(request);
+  } catch (error) {
+    throw inContext(error, request.storage.name);
+  }
+}
+
+async function open(request: SourceRequest): Promise<Qcow2Source> {
+  const { storage, writable, metadataOnly = false } = request;
+  const head = await readHead(storage);
+  const { header, tail, geometry } = head;
+  if (traceOpen.enabled) traceOpen.emit({ file: storage.name, version: header.version, size: header.size });
+  if (writable && (header.incompatible & Incompatible.corrupt) !== 0n) {
+    throw new ImageError('refused', 'qcow2: Image is corrupt; cannot be opened read/write');
+  }
+  if (metadataOnly) {
+    return new Qcow2Source({ storage, data: null, header, tail, geometry, tables: null, writable, ownsData: false });
+  }
+  // Checked first, so that an image without its key does not cost a look at anything else.
+  if (header.cryptMethod !== CryptMethod.none) {
+    throw new ImageError('unsupported', 'Encrypted images cannot be read or written yet');
+  }
+  await readSnapshots(storage, header);
+  const l1 = await readL1(storage, header.l1Offset, header.l1Entries, geometry);
+  const data = await openData(request, head);
+  const tables = new CachedTables(storage, l1, geometry);
+  return new Qcow2Source({ storage, data, header, tail, geometry, tables, writable, ownsData: data !== storage });
+}
