@@ -1,12 +1,25 @@
+import { ImageError } from '../core/errors.ts';
+import { throwIfAborted } from '../core/streams.ts';
+import { tracePoint } from '../core/trace.ts';
+import type { Target } from '../sinks/target.ts';
+import type { OpenedImage } from '../sources/open.ts';
 import type { SnapshotSelector } from '../sources/source.ts';
 import type { CacheMode } from '../storage/storage.ts';
+import { sizeOfBacking } from './backing.ts';
+import { refuseBitmaps } from './bitmaps.ts';
+import { checkedDriver, creationFailure } from './checks.ts';
+import { backingFormat, backingName, checkOptions, checkOutputFormat } from './convert-checks.ts';
+import { type CopyInput, copy, planOf } from './copy.ts';
+import { type ForwardInput, isForward, openInput } from './input.ts';
+import { aboveBacking, concatenate, paddedSize } from './mapped.ts';
+import { openOutput } from './output.ts';
 import type { CacheOptions, ImageReference, ProgressOptions, VerbOptions } from './reference.ts';
 
 export interface ConvertOptions extends VerbOptions, ProgressOptions, CacheOptions {
   /** One or more images, copied one after the other into one disk. */
   inputs: readonly ImageReference[];
   output: ImageReference;
-  /** `-O`; default `raw`. Must be absent when `output` is an option string or a NodeSpec. */
+  /** `-O`; default `raw`. Absent where `output` is an option string or a NodeSpec. */
   outputFormat?: string | null;
   /** `-c` */
   compress?: boolean;
@@ -32,7 +45,7 @@ export interface ConvertOptions extends VerbOptions, ProgressOptions, CacheOptio
   rate?: number;
   /** `--salvage`: what cannot be read becomes zeros, with a warning each. */
   salvage?: boolean;
-  /** `--bitmaps` */
+  /** `--bitmaps`; an input that has persistent bitmaps is refused, as they cannot be copied yet. */
   bitmaps?: boolean;
   /** `--skip-broken-bitmaps` */
   skipBrokenBitmaps?: boolean;
@@ -43,14 +56,143 @@ export interface ConvertOptions extends VerbOptions, ProgressOptions, CacheOptio
 }
 
 export interface ConvertResult {
-  /** Guest size of the output in bytes. */
-  size: number;
+  /** Guest size of the output in bytes; null where the output found it out by itself (an input of unknown length). */
+  size: number | null;
   /** Guest bytes written as data, compressed data included. */
   written: number;
 }
+
+const DEFAULT_SPARSE = 4096;
+const DEFAULT_PARALLEL = 8;
+
+const traceConvert = tracePoint('convert');
+
+type Input = OpenedImage | ForwardInput;
 
 /**
  * Copies images into one new (or existing) image: `qemu-img convert`.
  * Rejects with an ImageError; a new output that was not completed is then not recognisable as an image.
  */
-export type Convert = (options: ConvertOptions) => Promise<ConvertResult>;
+export async function convert(options: ConvertOptions): Promise<ConvertResult> {
+  checkOptions(options);
+  const images: Input[] = [];
+  try {
+    for (const reference of options.inputs) {
+      throwIfAborted(options.signal);
+      images.push(await openConvertInput(reference, options));
+    }
+    return await convertImages(images, options);
+  } finally {
+    for (const image of images) await (isForward(image) ? image.forward.close() : image.close());
+  }
+}
+
+function openConvertInput(reference: ImageReference, options: ConvertOptions): Promise<Input> {
+  const { drivers, implicit, forceShare, signal, sourceCache: cache, snapshot, inputs, output } = options;
+  const common = { drivers, implicit, forceShare, signal, cache, snapshot, outputFilename: output.filename };
+  // Pipes are joined, overlaid and asked for bitmaps only as files.
+  const forward = inputs.length === 1 && backingName(options) === undefined && !options.bitmaps;
+  return forward ? openInput(reference, { ...common, forward }) : openInput(reference, common);
+}
+
+async function convertImages(images: Input[], options: ConvertOptions): Promise<ConvertResult> {
+  const size = sizeOf(images);
+  const format = outputFormat(options);
+  const isNew = options.create !== false;
+  if (isNew) checkOutputFormat(options, format ?? 'raw');
+  if (options.bitmaps) await refuseBitmaps(images[0] as OpenedImage, format ?? 'raw', options.drivers);
+  const keepUnallocated = backingName(options) !== undefined;
+  const input = await inputOf(images, options);
+  throwIfAborted(options.signal);
+  const target = await openConvertOutput(options, input, size, format);
+  try {
+    checkTarget(target, size, options);
+  } catch (error) {
+    await target.abort();
+    throw error;
+  }
+  if (traceConvert.enabled) traceConvert.emit({ inputs: images.length, output: target.name, size, format });
+  const written = await copy(input, target, copyOptions(options, target, size === null, keepUnallocated));
+  return { size, written };
+}
+
+function sizeOf(images: readonly Input[]): number | null {
+  let total = 0;
+  for (const image of images) {
+    const size = isForward(image) ? image.forward.size : image.chain.size;
+    if (size === null) return null;
+    total += paddedSize(size);
+  }
+  return total;
+}
+
+/** `-O`, or what the option string says; null: what it leaves open is probed. */
+function outputFormat({ output, outputFormat: given }: ConvertOptions): string | null {
+  if ('file' in output) return output.driver;
+  if (output.imageOpts) return given ?? null;
+  return given ?? output.format ?? 'raw';
+}
+
+async function inputOf(images: readonly Input[], options: ConvertOptions): Promise<CopyInput> {
+  const [first] = images;
+  if (isForward(first)) return { batches: first.forward.batches(), size: first.forward.size };
+  const opened = images as readonly OpenedImage[];
+  const backing = backingName(options);
+  if (backing === undefined) return { mapped: concatenate(opened.map(({ chain }) => chain)) };
+  const backingSize = await sizeOfBacking(backing, backingFormat(options) ?? null, options);
+  return { mapped: concatenate([aboveBacking(first.source, first.chain, backingSize)]) };
+}
+
+async function openConvertOutput(
+  options: ConvertOptions,
+  input: CopyInput,
+  size: number | null,
+  format: string | null,
+): Promise<Target> {
+  const { output, drivers, implicit, signal, cache = 'unsafe', compress = false, createOptions } = options;
+  const common = { drivers, implicit, signal, cache, size, format };
+  if (options.create === false) {
+    if (format !== null) checkedDriver(format, drivers);
+    return openOutput(output, { ...common, existing: true });
+  }
+  const keepUnallocated = backingName(options) !== undefined;
+  const plan = planOf(input, options.sparseSize === 0, keepUnallocated);
+  const backing = options.backing && { ...options.backing, format: backingFormat(options) };
+  try {
+    // The inputs decide the size, whatever the options say.
+    const { size: _size, ...rest } = createOptions ?? {};
+    return await openOutput(output, { ...common, createOptions: rest, backing, plan, compress });
+  } catch (error) {
+    throw creationFailure(error, output.filename, `error while converting ${format ?? 'raw'}`);
+  }
+}
+
+function checkTarget(target: Target, size: number | null, { create, compress }: ConvertOptions): void {
+  if (create === false && size !== null && target.size < size) {
+    throw new ImageError('invalid', 'output file is smaller than input file');
+  }
+  if (compress && target.compressor === undefined) {
+    throw new ImageError('unsupported', 'Compression not supported for this file format');
+  }
+}
+
+function copyOptions(options: ConvertOptions, target: Target, grows: boolean, keepUnallocated: boolean) {
+  const { sparseSize = DEFAULT_SPARSE, parallel = DEFAULT_PARALLEL, outOfOrder, compress, copyOffload } = options;
+  const { onWarning, onProgress, signal } = options;
+  return {
+    sparseSize,
+    parallel,
+    ordered: !outOfOrder,
+    compress: compress ?? false,
+    copyOffload: copyOffload ?? false,
+    // A disk of unknown size learns from zeros, too, how far it reaches.
+    skipZeros: !grows && (target.readsAsZero || options.targetIsZero === true),
+    keepUnallocated,
+    rate: options.rate ?? 0,
+    onUnreadable: options.salvage
+      ? (offset: number, error: ImageError) => onWarning?.(`error while reading offset ${offset}: ${error.message}`)
+      : undefined,
+    onProgress,
+    signal,
+  };
+}

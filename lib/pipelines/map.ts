@@ -1,3 +1,8 @@
+import { ImageError } from '../core/errors.ts';
+import type { Extent } from '../core/extent.ts';
+import { throwIfAborted } from '../core/streams.ts';
+import { walkExtents } from '../sources/extents.ts';
+import { openInput } from './input.ts';
 import type { ImageReference, VerbOptions } from './reference.ts';
 
 export interface MapOptions extends VerbOptions {
@@ -24,5 +29,54 @@ export interface MapEntry {
   filename?: string;
 }
 
-/** The map of an image, merged as `qemu-img map` merges it. Throws an ImageError while it is read. */
-export type MapImage = (options: MapOptions) => AsyncGenerator<MapEntry, void, void>;
+/**
+ * The map of an image with its backing chain, neighbours of one kind merged as `qemu-img map` merges them. No data
+ * are read. Throws an ImageError while it is walked; a range beyond the end is empty.
+ */
+export async function* map(options: MapOptions): AsyncGenerator<MapEntry, void, void> {
+  const { startOffset = 0, maxLength = Number.POSITIVE_INFINITY, signal } = options;
+  const image = await openInput(options.image, options);
+  try {
+    let current: MapEntry | null = null;
+    for await (const batch of walkExtents(image.chain, { offset: startOffset, length: maxLength })) {
+      throwIfAborted(signal);
+      for (const each of batch) {
+        const next = toEntry(each);
+        if (current !== null && continues(current, next)) {
+          current.length += next.length;
+          continue;
+        }
+        if (current !== null) yield current;
+        current = next;
+      }
+    }
+    if (current !== null) yield current;
+  } catch (error) {
+    throw unreadable(error);
+  } finally {
+    await image.close();
+  }
+}
+
+function toEntry({ offset, length, kind, depth, host, hostOffset }: Extent): MapEntry {
+  const present = kind !== 'unallocated';
+  const entry: MapEntry = { start: offset, length, depth, present, zero: kind !== 'data', data: kind === 'data' };
+  if (host !== null) {
+    entry.offset = hostOffset;
+    entry.filename = host.name;
+  }
+  return entry;
+}
+
+function continues(last: MapEntry, next: MapEntry): boolean {
+  if (last.depth !== next.depth || last.present !== next.present || last.data !== next.data) return false;
+  if (last.filename !== next.filename) return false;
+  return last.offset === undefined ? next.offset === undefined : last.offset + last.length === next.offset;
+}
+
+function unreadable(error: unknown): unknown {
+  if (!(error instanceof ImageError) || error.kind === 'aborted') return error;
+  const { kind, message, file, format, offset, code } = error;
+  const text = `Could not read file metadata: ${message}`;
+  return new ImageError(kind, text, { file, format, operation: 'map', offset, code, cause: error });
+}

@@ -17,7 +17,14 @@ export interface TargetWritableOptions {
   /** Completes the target when all is written, and gives it up where the stream is destroyed. Default true. */
   close?: boolean;
   /** Told after each batch that has been written. */
-  onWritten?: (batch: { offset: number; end: number; bytes: number }) => void;
+  onWritten?: (batch: WrittenBatch) => void;
+}
+
+/** What `onWritten` is told: guest bytes in all, and those of them that were data. */
+export interface WrittenBatch {
+  offset: number;
+  length: number;
+  data: number;
 }
 
 /** One call of the target. */
@@ -107,12 +114,13 @@ export class TargetWritable extends Writable {
   }
 
   #report(batch: ExtentBatch, operations: Operation[]): void {
-    const { offset, end } = batch;
-    let bytes = 0;
-    for (const { payload, length } of operations) if (payload !== null) bytes += length;
-    this.#written += bytes;
+    const { offset } = batch;
+    let [length, data] = [0, 0];
+    for (const each of batch) length += each.length;
+    for (const each of operations) if (each.payload !== null) data += each.length;
+    this.#written += data;
     batch.release();
-    this.#options.onWritten?.({ offset, end, bytes });
+    this.#options.onWritten?.({ offset, length, data });
   }
 
   #plan(batch: ExtentBatch): Operation[] {

@@ -13,6 +13,8 @@ export interface CompressOptions {
   parallel?: number;
   /** Batches leave in guest order (default), or as they finish. */
   ordered?: boolean;
+  /** Guest size in bytes: a short unit is compressed only at the disk's end. Absent: whole units only. */
+  size?: number;
 }
 
 /**
@@ -26,10 +28,12 @@ export function compress(compressor: UnitCompressor, options: CompressOptions = 
 /** See `compress`. */
 export class Compress extends ParallelStage<ExtentBatch> {
   readonly #compressor: UnitCompressor;
+  readonly #size: number | undefined;
 
   constructor(compressor: UnitCompressor, options: CompressOptions) {
     super({ tasks: options.parallel ?? 4, ordered: options.ordered });
     this.#compressor = compressor;
+    this.#size = options.size;
   }
 
   protected override jobs(batch: ExtentBatch): Iterable<ExtentBatch> {
@@ -66,8 +70,14 @@ export class Compress extends ParallelStage<ExtentBatch> {
     }
   }
 
+  /** A unit that is compressed replaces the whole unit: no part of it may belong to another extent. */
+  #isWhole({ offset, length }: Extent): boolean {
+    const { unit } = this.#compressor;
+    return offset % unit === 0 && (length === unit || offset + length === this.#size);
+  }
+
   async #pack(plain: Extent): Promise<Extent> {
-    if (plain.offset % this.#compressor.unit !== 0) return plain;
+    if (!this.#isWhole(plain)) return plain;
     const packed = await this.#compressor.compress(plain.payload as Buffer);
     return packed === null ? plain : { ...plain, payload: packed, packed: true };
   }

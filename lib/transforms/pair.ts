@@ -4,6 +4,9 @@ import { type Extent, type ExtentBatch, sliceExtent } from '../core/extent.ts';
 export interface ExtentPair {
   left: Extent;
   right: Extent;
+  /** Where the extents end that the two are the first parts of. */
+  leftEnd: number;
+  rightEnd: number;
 }
 
 /**
@@ -26,11 +29,23 @@ export async function* pair(
   }
 }
 
+/** Both extents of a pair in pieces of `size` bytes at the most, cut at multiples of it. */
+export function* piecesOf({ left, right }: ExtentPair, size: number): Iterable<[Extent, Extent]> {
+  const end = left.offset + left.length;
+  for (let at = left.offset; at < end; ) {
+    const stop = Math.min(end, (Math.floor(at / size) + 1) * size);
+    yield [sliceExtent(left, at, stop - at), sliceExtent(right, at, stop - at)];
+    at = stop;
+  }
+}
+
 function cutTogether(one: Cursor, other: Cursor): ExtentPair[] {
   const pairs: ExtentPair[] = [];
   for (let a = one.peek(), b = other.peek(); a !== null && b !== null; a = one.peek(), b = other.peek()) {
     const length = Math.min(a.length, b.length);
-    pairs.push({ left: one.take(length), right: other.take(length) });
+    const leftEnd = a.offset + a.length;
+    const rightEnd = b.offset + b.length;
+    pairs.push({ left: one.take(length), right: other.take(length), leftEnd, rightEnd });
   }
   return pairs;
 }
