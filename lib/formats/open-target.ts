@@ -1,0 +1,48 @@
+import { ImageError } from '../core/errors.ts';
+import type { Target } from '../sinks/target.ts';
+import { type NodeSpec, parseFilename } from '../sources/filename.ts';
+import { createGate, type ImplicitPolicy } from '../sources/gate.ts';
+import { takeNodeOptions } from '../sources/node-options.ts';
+import { openImage } from '../sources/open.ts';
+import type { CacheMode } from '../storage/storage.ts';
+import { alsoClose } from './close.ts';
+import type { Driver } from './driver.ts';
+import { drivers as allDrivers } from './index.ts';
+
+export interface OpenTargetOptions {
+  /** Driver name; null or absent: as the node says, else probed. */
+  format?: string | null;
+  /** Default `writeback`. */
+  cache?: CacheMode;
+  drivers?: readonly Driver[];
+  /** Whether files that images refer to may be opened. */
+  implicit?: ImplicitPolicy;
+}
+
+/** Opens an existing image for writing, with its backing chain. Errors as openImage's. */
+export async function openTarget(reference: NodeSpec | string, options: OpenTargetOptions = {}): Promise<Target> {
+  const { cache = 'writeback', drivers = allDrivers(), implicit, format } = options;
+  const node = typeof reference === 'string' ? parseFilename(reference) : reference;
+  const opened = await openImage(node, { drivers, cache, implicit, format, writable: true });
+  try {
+    const driver = drivers.find(({ name }) => name === opened.driver.name);
+    if (driver?.openTarget === undefined) {
+      throw new ImageError('unsupported', `Format driver '${opened.driver.name}' does not support writing`, {
+        file: opened.filename,
+      });
+    }
+    const target = await driver.openTarget({
+      storage: opened.storage,
+      options: takeNodeOptions(node.options, { cache, writable: true }).options,
+      writable: true,
+      cache,
+      gate: createGate({ implicit, cache }),
+      backing: opened.backing?.chain ?? null,
+    });
+    // The reading half may hold a data file open; the storage stays open until the target lets go.
+    return alsoClose(target, opened);
+  } catch (error) {
+    await opened.close().catch(() => {});
+    throw error;
+  }
+}

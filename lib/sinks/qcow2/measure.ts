@@ -1,0 +1,84 @@
+import { alignUp } from '../../core/binary.ts';
+import { ImageError } from '../../core/errors.ts';
+import type { Extent } from '../../core/extent.ts';
+import type { AnyOptionValues } from '../../core/options.ts';
+import { MAX_L1_BYTES } from '../../layouts/qcow2/index.ts';
+import { checkSettings } from './options.ts';
+
+export interface Qcow2MeasureRequest {
+  size: number;
+  options: AnyOptionValues;
+  plan: (() => AsyncIterable<readonly Extent[]>) | null;
+  hasBacking: boolean;
+}
+
+/** Bytes of the file: at the least, given the data, and with every cluster allocated. As QEMU counts them. */
+export async function measureQcow2(
+  request: Qcow2MeasureRequest,
+): Promise<{ required: number; fullyAllocated: number }> {
+  const hasBacking = request.hasBacking || request.options.backing_file !== undefined;
+  const { clusterSize, extendedL2, refcountBits, preallocation } = checkSettings(
+    { ...request.options, preallocation: request.options.preallocation ?? 'off' },
+    false,
+  );
+  const size = alignUp(request.size, clusterSize);
+  const l2EntrySize = extendedL2 ? 16 : 8;
+  const l1Bytes = Math.ceil(size / clusterSize / (clusterSize / l2EntrySize)) * 8;
+  if (l1Bytes > MAX_L1_BYTES) {
+    throw new ImageError('invalid', 'The image size is too large (try using a larger cluster size)', {
+      format: 'qcow2',
+      operation: 'measure',
+    });
+  }
+  const metadata = metadataBytes({ size, clusterSize, l2EntrySize, refcountBits });
+  // How much of a backing chain is shared can't be told: all of it may have to be stored.
+  const everything = preallocation === 'full' || preallocation === 'falloc' || (request.plan !== null && hasBacking);
+  const data = everything ? size : request.plan === null ? 0 : await dataBytes(request.plan, clusterSize);
+  return { required: metadata + data, fullyAllocated: metadata + size };
+}
+
+interface Shape {
+  /** Guest size, whole clusters. */
+  size: number;
+  clusterSize: number;
+  l2EntrySize: number;
+  refcountBits: number;
+}
+
+/** Header, L1 and L2 tables, refcount table and blocks of a fully allocated image. */
+function metadataBytes({ size, clusterSize, l2EntrySize, refcountBits }: Shape): number {
+  const l2Entries = alignUp(size / clusterSize, clusterSize / l2EntrySize);
+  const l2Bytes = l2Entries * l2EntrySize;
+  const l1Bytes = alignUp(l2Bytes / clusterSize, clusterSize / 8) * 8;
+  const counted = clusterSize + l2Bytes + l1Bytes;
+  return counted + refcountBytes((counted + size) / clusterSize, clusterSize, refcountBits);
+}
+
+/** Refcount structures count themselves too: repeated until it no longer changes. */
+function refcountBytes(clusters: number, clusterSize: number, refcountBits: number): number {
+  const perBlock = (clusterSize * 8) / refcountBits;
+  let blocks = 0;
+  let table = 0;
+  for (let before = -1; before !== blocks + table; ) {
+    before = blocks + table;
+    blocks = Math.ceil((clusters + table + blocks) / perBlock);
+    table = Math.ceil(blocks / (clusterSize / 8));
+  }
+  return (blocks + table) * clusterSize;
+}
+
+async function dataBytes(plan: () => AsyncIterable<readonly Extent[]>, clusterSize: number): Promise<number> {
+  let bytes = 0;
+  let counted = 0;
+  for await (const extents of plan()) {
+    for (const { kind, offset, length } of extents) {
+      if (kind !== 'data') continue;
+      const start = Math.max(counted, Math.floor(offset / clusterSize) * clusterSize);
+      const end = alignUp(offset + length, clusterSize);
+      if (end <= start) continue;
+      bytes += end - start;
+      counted = end;
+    }
+  }
+  return bytes;
+}

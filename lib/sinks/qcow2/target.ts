@@ -1,0 +1,220 @@
+import { alignDown, alignUp } from '../../core/binary.ts';
+import { ImageError } from '../../core/errors.ts';
+import type { Source } from '../../sources/source.ts';
+import type { ClusterCompressor, Target } from '../target.ts';
+import { clusterCompressor, PackedWriter, writeCompressedCluster } from './compressed.ts';
+import type { Qcow2Image } from './image.ts';
+import { RangeLocks } from './locks.ts';
+import { resize } from './resize.ts';
+import { writeSegment } from './write.ts';
+import { type Clearing, clearSegment, type GuestRange, writeZeros } from './zero.ts';
+
+export interface Qcow2TargetOptions {
+  /** Makes the reading half, which sees what this target writes. */
+  source: Source;
+  /** What was never written reads as zeros. */
+  readsAsZero: boolean;
+}
+
+/** A qcow2 image open for writing: the one write path of new and of existing images. */
+export class Qcow2Target implements Target {
+  readonly format = 'qcow2';
+  readonly name: string;
+  readonly granularity: number;
+  readonly readsAsZero: boolean;
+  readonly sequential = false;
+  readonly source: Source;
+  readonly compressor: ClusterCompressor | undefined;
+  readonly #image: Qcow2Image;
+  readonly #locks = new RangeLocks();
+  readonly #packed: PackedWriter;
+  #closing: Promise<void> | null = null;
+  #changed = false;
+
+  constructor(image: Qcow2Image, { source, readsAsZero }: Qcow2TargetOptions) {
+    this.#image = image;
+    this.name = image.storage.name;
+    this.granularity = image.geometry.clusterSize;
+    this.readsAsZero = readsAsZero;
+    this.source = source;
+    this.compressor = image.external ? undefined : clusterCompressor(image);
+    this.#packed = new PackedWriter(image.storage);
+  }
+
+  get size(): number {
+    return this.#image.header.size;
+  }
+
+  async write(offset: number, buffer: Buffer): Promise<void> {
+    await this.#begin('write', offset, buffer.length);
+    await this.#write(offset, buffer);
+  }
+
+  async #write(offset: number, buffer: Buffer): Promise<void> {
+    await this.#eachTable({ start: offset, end: offset + buffer.length }, ({ l1Index, start, end }) =>
+      writeSegment(this.#image, { l1Index, start, end, bytes: buffer.subarray(start - offset, end - offset) }),
+    );
+  }
+
+  async zero(offset: number, length: number, options: { unmap?: boolean } = {}): Promise<void> {
+    await this.#begin('zero', offset, length);
+    const { data, external, header } = this.#image;
+    // Whoever reads the data file as a raw image must find the zeros there.
+    if (external) await data.zero(offset, Math.min(length, header.size - offset), options);
+    await this.#clear(offset, length, options.unmap ? 'unmap' : 'zero');
+  }
+
+  async discard(offset: number, length: number): Promise<void> {
+    await this.#begin('discard', offset, length);
+    const { data, external, geometry } = this.#image;
+    if (external) {
+      const start = alignUp(offset, geometry.clusterSize);
+      const end = alignDown(offset + length, geometry.clusterSize);
+      if (start < end) await data.zero(start, end - start, { unmap: true });
+    }
+    await this.#clear(offset, length, 'discard');
+  }
+
+  async #clear(offset: number, length: number, clearing: Clearing): Promise<void> {
+    const left: GuestRange[] = [];
+    await this.#eachTable({ start: offset, end: offset + length }, async ({ l1Index, start, end }) => {
+      left.push(...(await clearSegment(this.#image, { l1Index, start, end, clearing })));
+    });
+    for (const range of left) await writeZeros(range, (at, zeros) => this.#write(at, zeros));
+  }
+
+  async writeCompressed(offset: number, length: number, packed: Buffer): Promise<void> {
+    await this.#begin('write', offset, length);
+    const image = this.#image;
+    const { clusterSize } = image.geometry;
+    if (image.external) throw this.#error('unsupported', 'Compressed clusters cannot lie in an external data file');
+    if (offset % clusterSize !== 0 || length > clusterSize || packed.length >= clusterSize || packed.length === 0) {
+      throw this.#error('invalid', 'A compressed write must cover one cluster and be smaller than it');
+    }
+    if (length < clusterSize && offset + length < this.size) {
+      throw this.#error('invalid', 'A compressed write must cover one cluster');
+    }
+    const release = await this.#locks.acquire(offset / clusterSize, offset / clusterSize);
+    try {
+      await writeCompressedCluster(image, this.#packed, { offset, packed });
+    } finally {
+      release();
+    }
+  }
+
+  async truncate(size: number): Promise<void> {
+    await this.#begin('truncate', 0, 0);
+    const old = this.size;
+    if (size < old) await this.#clear(size, old - size, 'discard');
+    await this.#locks.settle();
+    await this.#image.metadata.run(() => resize(this.#image, size));
+    const { fresh, backing } = this.#image;
+    if (fresh || size <= old) return;
+    // What lay behind the old end, in its last cluster or in a longer backing file, must not show up.
+    const end = Math.min(size, Math.max(alignUp(old, this.granularity), backing?.size ?? 0));
+    if (end > old) await this.#clear(old, end - old, 'zero');
+  }
+
+  async flush(): Promise<void> {
+    const image = this.#image;
+    await image.metadata.run(async () => {
+      await image.commit();
+      if (image.external) await image.data.flush();
+      await image.storage.flush();
+    });
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  async #close(): Promise<void> {
+    const image = this.#image;
+    await this.#locks.settle();
+    try {
+      await image.metadata.run(async () => {
+        await image.commit();
+        // Carrying releases out changes refcounts once more.
+        await image.commit();
+        await this.#complete();
+      });
+    } catch (error) {
+      await this.#closeStorages(image.fresh).catch(() => {});
+      throw error;
+    }
+    await this.#closeStorages(false);
+  }
+
+  /** All is written; now the file gets its end, and a new one its header. */
+  async #complete(): Promise<void> {
+    const { storage, data, external, fresh, geometry } = this.#image;
+    if (external) await data.flush();
+    const end = alignUp(storage.size, geometry.clusterSize);
+    if (this.#changed && !storage.fixedSize && storage.size < end) await storage.truncate(end);
+    await storage.flush();
+    if (!fresh) return;
+    await this.#image.writeHeader();
+    await storage.flush();
+  }
+
+  abort(): Promise<void> {
+    this.#closing ??= this.#abort();
+    return this.#closing;
+  }
+
+  async #abort(): Promise<void> {
+    const image = this.#image;
+    await this.#locks.settle();
+    // An existing image keeps what was written so far, as a valid image.
+    if (!image.fresh) await image.metadata.run(() => image.commit()).catch(() => {});
+    await this.#closeStorages(image.fresh);
+  }
+
+  async #closeStorages(discard: boolean): Promise<void> {
+    const { storage, data, external } = this.#image;
+    await this.source.close();
+    try {
+      if (external) await data.close({ discard });
+    } finally {
+      await storage.close({ discard });
+    }
+  }
+
+  async #begin(operation: string, offset: number, length: number): Promise<void> {
+    if (this.#closing !== null) throw this.#error('io', `The image is closed`);
+    if (offset < 0 || length < 0 || offset + length > this.size) {
+      throw new ImageError('invalid', `Bytes ${offset} to ${offset + length} lie outside the disk`, {
+        file: this.name,
+        format: this.format,
+        operation,
+        offset,
+      });
+    }
+    this.#changed = true;
+    if (this.#image.needsPreparation) await this.#image.prepareChange();
+  }
+
+  #error(kind: 'unsupported' | 'invalid' | 'io', message: string): ImageError {
+    return new ImageError(kind, message, { file: this.name, format: this.format });
+  }
+
+  /** Calls `work` for the part of the range under each L2 table, holding the clusters that it touches. */
+  async #eachTable(
+    range: GuestRange,
+    work: (part: { l1Index: number; start: number; end: number }) => Promise<void>,
+  ): Promise<void> {
+    const { l2Coverage, clusterSize } = this.#image.geometry;
+    for (let start = range.start; start < range.end; ) {
+      const l1Index = Math.floor(start / l2Coverage);
+      const end = Math.min(range.end, (l1Index + 1) * l2Coverage);
+      const release = await this.#locks.acquire(Math.floor(start / clusterSize), Math.ceil(end / clusterSize) - 1);
+      try {
+        await work({ l1Index, start, end });
+      } finally {
+        release();
+      }
+      start = end;
+    }
+  }
+}
