@@ -70,16 +70,19 @@ export class FileStorage implements Storage {
   }
 
   write(offset: number, buffer: Buffer): Promise<void> {
+    if (buffer.length === 0) return Promise.resolve();
     return this.#writing('write', offset, buffer.length, () => this.#io.write(buffer, offset));
   }
 
   writev(offset: number, buffers: Buffer[]): Promise<void> {
     let length = 0;
     for (const buffer of buffers) length += buffer.length;
+    if (length === 0) return Promise.resolve();
     return this.#writing('write', offset, length, () => this.#io.writev(buffers, offset));
   }
 
   zero(offset: number, length: number, { unmap = false }: ZeroOptions = {}): Promise<void> {
+    if (length === 0) return Promise.resolve();
     return this.#run('zero', offset, async () => {
       if (this.fixedSize && offset + length > this.#size) throw this.#beyondDevice(offset);
       const inside = Math.min(length, this.#size - offset);

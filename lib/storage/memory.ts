@@ -64,6 +64,7 @@ export class MemoryStorage implements Storage {
 
   async zero(offset: number, length: number): Promise<void> {
     this.#check('zero', offset);
+    if (length === 0) return;
     this.#erase(offset, Math.min(offset + length, this.#size));
     this.#size = Math.max(this.#size, offset + length);
   }
@@ -148,26 +149,16 @@ export class MemoryStorage implements Storage {
       buffer.copy(this.#page(index), at - index * PAGE, at - offset, end - offset);
       at = end;
     }
-    this.#size = Math.max(this.#size, offset + buffer.length);
+    if (buffer.length > 0) this.#size = Math.max(this.#size, offset + buffer.length);
   }
 
-  /** Zeros of [offset, end): whole pages are dropped. */
-  #erase(offset: number, end: number): void {
-    const pages = Math.ceil(end / PAGE) - Math.floor(offset / PAGE);
-    const touched = pages > this.#pages.size ? [...this.#pages.keys()] : null;
-    const first = Math.floor(offset / PAGE);
-    const indexes = touched ?? Array.from({ length: Math.max(0, pages) }, (_, i) => first + i);
-    for (const index of indexes) {
-      const start = Math.max(offset, index * PAGE);
-      const stop = Math.min(end, (index + 1) * PAGE);
-      if (stop <= start) continue;
-      if (stop - start === PAGE || stop === this.#size) this.#drop(index, start);
-      else this.#pages.get(index)?.fill(0, start - index * PAGE, stop - index * PAGE);
+  /** Makes [start, end) zeros: whole pages are dropped. */
+  #erase(start: number, end: number): void {
+    for (const [index, page] of this.#pages) {
+      const from = Math.max(0, start - index * PAGE);
+      const to = Math.min(PAGE, end - index * PAGE);
+      if (from === 0 && to === PAGE) this.#pages.delete(index);
+      else if (from < to) page.fill(0, from, to);
     }
-  }
-
-  #drop(index: number, start: number): void {
-    if (start === index * PAGE) this.#pages.delete(index);
-    else this.#pages.get(index)?.fill(0, start - index * PAGE);
   }
 }

@@ -41,7 +41,7 @@ export function systemCalls(): Promise<SystemCalls | null> {
 
 /**
  * Puts others in the place of the system's calls: null turns them off, undefined restores them. For tests;
- * users set the environment variable IMGPIPE_SYSCALLS to `off`. Files opened earlier keep what they had.
+ * users set the environment variable IMGPIPE_SYSCALLS to `off`. It counts from the next call on, for open files too.
  */
 export function overrideSystemCalls(calls: SystemCalls | null | undefined): void {
   override = calls;
