@@ -49,16 +49,20 @@ export async function main(argv: readonly string[], program: string): Promise<nu
   const signals = installSignals();
   const output = new Output(program);
   try {
-    const code = await dispatch(argv, output, signals);
+    const code = await dispatch(argv, output, signals).catch((error) => endEarly(error, output));
     output.flush();
     return code;
   } catch (error) {
-    try {
-      return await reportFailure(error, output, signals);
-    } catch (failure) {
-      return failure instanceof ClosedPipe ? EXIT_BROKEN_PIPE : 1;
-    }
+    return reportFailure(error, output, signals);
   }
+}
+
+/** What ends a command before its work, without being an error. */
+async function endEarly(error: unknown, output: Output): Promise<number> {
+  if (error instanceof Done) return error.exitCode;
+  if (!(error instanceof HelpWanted)) throw error;
+  output.write(await (await import('./help.ts')).helpText(output.program));
+  return 0;
 }
 
 async function dispatch(argv: readonly string[], output: Output, signals: Signals): Promise<number> {
@@ -90,29 +94,20 @@ function commandContext(output: Output, signals: Signals): CommandContext {
   };
 }
 
-async function reportFailure(error: unknown, output: Output, signals: Signals): Promise<number> {
+function reportFailure(error: unknown, output: Output, signals: Signals): number {
   // Stopped by a signal: whatever the command said about it, the user knows.
   if (signals.exitCode !== null) return signals.exitCode;
   if (error instanceof ClosedPipe || isBrokenPipe(error)) return EXIT_BROKEN_PIPE;
-  if (error instanceof HelpWanted) {
-    output.write(await (await import('./help.ts')).helpText(output.program));
-    output.flush();
-    return 0;
-  }
-  if (error instanceof Done) {
-    output.flush();
-    return error.exitCode;
-  }
   output.complain(messageOf(error));
   if (error instanceof UsageError) output.writeError(`Try '${output.program} --help' for more information\n`);
   if (process.env.IMGPIPE_DEBUG !== undefined && error instanceof Error) output.writeError(`${error.stack}\n`);
   return error instanceof CommandError ? error.exitCode : 1;
 }
 
-/** Standard output, in its role as an image, lost its reader. */
+/** Standard output, in its role as an image, lost its reader: no failure, and nothing to be said. */
 function isBrokenPipe(error: unknown): boolean {
-  for (let at = error, depth = 0; at instanceof Error && depth < 8; at = at.cause, depth += 1) {
-    if ((at as ImageError).code === 'EPIPE') return true;
+  for (let each = error; each instanceof ImageError; each = each.cause) {
+    if (each.code === 'EPIPE' && each.operation === 'write') return true;
   }
   return false;
 }

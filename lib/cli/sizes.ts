@@ -36,7 +36,7 @@ export function parseSize(text: string, limits: SizeLimits, output: Output): num
 }
 
 function readSize(text: string, output: Output): bigint | null {
-  const hex = /^\s*\+?(0x[0-9a-f]+)(.?)$/i.exec(text);
+  const hex = /^\s*\+?(0x[0-9a-f]+)(.*)$/i.exec(text);
   if (hex !== null) return readHexadecimal(text, hex[1], hex[2], output);
   const decimal = /^\s*\+?(\d+)(\.\d*)?([bkmgtpe]?)$/i.exec(text);
   if (decimal === null) return null;
@@ -51,8 +51,8 @@ function readSize(text: string, output: Output): bigint | null {
 
 function readHexadecimal(text: string, digits: string, suffix: string, output: Output): bigint | null {
   if (suffix === '') return BigInt(digits);
-  const power = SUFFIXES.indexOf(suffix.toUpperCase());
+  const power = SUFFIXES.indexOf(suffix[0].toUpperCase());
   if (power < 0) return null;
   output.complain(`warning: Using a multiplier suffix on hex numbers is deprecated: ${text.trim()}`);
-  return BigInt(digits) * 1024n ** BigInt(power);
+  return suffix.length > 1 ? null : BigInt(digits) * 1024n ** BigInt(power);
 }

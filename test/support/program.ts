@@ -1,0 +1,57 @@
+import { mkdtempSync, rmSync, symlinkSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+import { build } from 'esbuild';
+import { type RunOptions, runProgram, type ToolResult } from './tools.ts';
+
+/** The program under test, bundled as it is published. */
+export interface Program {
+  /** The bundle's path, and that of a link to it with another name. */
+  readonly path: string;
+  /** Runs it as `name`, a link to it (default: `qemu-img`, so that messages compare). */
+  run(args: readonly string[], options?: RunOptions & { name?: string }): ToolResult;
+  /** A link to the bundle under another name. */
+  link(name: string): string;
+  /** What a child process needs in its environment. */
+  readonly env: NodeJS.ProcessEnv;
+  remove(): void;
+}
+
+/** Bundles lib/cli into a temporary directory; `remove` it at the end. */
+export async function bundleProgram(): Promise<Program> {
+  const directory = mkdtempSync(join(tmpdir(), 'imgpipe-program-'));
+  const path = join(directory, 'imgpipe.cjs');
+  await build({
+    entryPoints: ['lib/cli/main.ts'],
+    outfile: path,
+    bundle: true,
+    platform: 'node',
+    format: 'cjs',
+    target: 'node20',
+    external: ['koffi', '@mongodb-js/zstd', 'zlib-sync'],
+    define: { IMGPIPE_VERSION: '"0.0.0-test"' },
+    logLevel: 'error',
+  });
+  // The bundle lies outside the package; its native dependencies do not.
+  const env = { NODE_PATH: resolve('node_modules') };
+  const links = new Map<string, string>();
+  const link = (name: string) => {
+    let made = links.get(name);
+    if (made === undefined) {
+      made = join(directory, name);
+      symlinkSync(path, made);
+      links.set(name, made);
+    }
+    return made;
+  };
+  return {
+    path,
+    env,
+    link,
+    run(args, { name = 'qemu-img', ...options } = {}) {
+      const script = name === 'imgpipe.cjs' ? path : link(name);
+      return runProgram(process.execPath, [script, ...args], { ...options, env: { ...env, ...options.env } });
+    },
+    remove: () => rmSync(directory, { recursive: true, force: true }),
+  };
+}
