@@ -25,8 +25,8 @@ import { tuneNewFile } from '../../storage/index.ts';
 import type { CacheMode, Storage } from '../../storage/storage.ts';
 import { Qcow2Image } from './image.ts';
 import { checkSettings, type Qcow2Settings } from './options.ts';
+import { ownSource } from './own-source.ts';
 import { preallocate } from './preallocate.ts';
-import { TargetSource } from './source.ts';
 import { Qcow2Target } from './target.ts';
 
 const traceCreate = tracePoint('qcow2_create');
@@ -115,7 +115,7 @@ async function layOut({ request, settings, header, tail, data }: Layout): Promis
   await preallocate(image, settings.preallocation);
   const stale = storage.fixedSize && settings.preallocation !== 'off' && settings.preallocation !== 'full';
   return new Qcow2Target(image, {
-    source: new TargetSource(image),
+    source: ownSource(image),
     readsAsZero: backing === null && !stale,
   });
 }

@@ -139,6 +139,13 @@ export class Qcow2Image {
     return page;
   }
 
+  /** The tables at these host offsets, for reading. Under the metadata lock. */
+  async loadTables(offsets: readonly number[]): Promise<Buffer[]> {
+    const tables: Buffer[] = [];
+    for (const offset of offsets) tables.push((await this.#loadTable(offset)).bytes);
+    return tables;
+  }
+
   async #loadTable(offset: number): Promise<Page> {
     const known = this.tables.peek(offset);
     if (known !== undefined) return known;

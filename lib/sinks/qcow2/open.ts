@@ -17,8 +17,8 @@ import {
 import type { Source, SourceRequest } from '../../sources/source.ts';
 import { readPadded, type Storage } from '../../storage/storage.ts';
 import { Qcow2Image } from './image.ts';
+import { ownSource } from './own-source.ts';
 import { rebuildRefcounts } from './rebuild.ts';
-import { TargetSource } from './source.ts';
 import { Qcow2Target } from './target.ts';
 
 const traceOpen = tracePoint('qcow2_open_target');
@@ -60,7 +60,7 @@ export async function openQcow2Target(request: Qcow2OpenRequest): Promise<Qcow2T
       fresh: false,
     });
     if ((header.incompatible & Incompatible.dirty) !== 0n) await rebuildRefcounts(image);
-    return new Qcow2Target(image, { source: new TargetSource(image), readsAsZero: false });
+    return new Qcow2Target(image, { source: ownSource(image), readsAsZero: false });
   } catch (error) {
     if (data !== storage) await data.close().catch(() => {});
     throw error;

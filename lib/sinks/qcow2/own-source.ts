@@ -1,0 +1,25 @@
+import { decodeL1Entry } from '../../layouts/qcow2/index.ts';
+import { Qcow2Source } from '../../sources/qcow2/source.ts';
+import type { TableProvider } from '../../sources/qcow2/tables.ts';
+import type { Qcow2Image } from './image.ts';
+
+/**
+ * The layer that a target is writing, for reading: it looks into the target's own tables, since what has
+ * been written is in the file only as data, and the entries follow with the next commit.
+ */
+export function ownSource(image: Qcow2Image): Qcow2Source {
+  const { storage, data, header, tail, geometry } = image;
+  const tables = imageTables(image);
+  return new Qcow2Source({ storage, data, header, tail, geometry, tables, writable: true, ownsData: false });
+}
+
+function imageTables(image: Qcow2Image): TableProvider {
+  return {
+    get entries() {
+      return image.l1.length / 8;
+    },
+    tableOffset: (l1Index) => decodeL1Entry(image.l1, l1Index * 8, image.geometry.clusterSize).offset,
+    peek: (offset) => image.tables.peek(offset)?.bytes,
+    load: (offsets) => image.metadata.run(() => image.loadTables(offsets)),
+  };
+}
