@@ -1,4 +1,4 @@
-import { close, fdatasync, fstat, fsync, ftruncate, open, read, type Stats, write, writev } from 'node:fs';
+import { close, fdatasync, fstat, ftruncate, open, read, type Stats, stat, unlink, write, writev } from 'node:fs';
 
 /**
  * A file descriptor's calls as promises that are never short. Errors are the operating system's own (with
@@ -92,6 +92,19 @@ export function statDescriptor(fd: number): Promise<Stats> {
   });
 }
 
+export function statPath(path: string): Promise<Stats> {
+  return new Promise((resolve, reject) => {
+    stat(path, (error, stats) => (error === null ? resolve(stats) : reject(error)));
+  });
+}
+
+/** Removes `path` if it still is the file that `fd` opened; what can't be removed stays. */
+export async function unlinkDescriptor(path: string, fd: number): Promise<void> {
+  const [opened, named] = await Promise.all([statDescriptor(fd), statPath(path).catch(() => null)]);
+  if (named === null || named.dev !== opened.dev || named.ino !== opened.ino) return;
+  await new Promise((done) => unlink(path, done));
+}
+
 export function truncateDescriptor(fd: number, size: number): Promise<void> {
   return settle((done) => ftruncate(fd, size, done));
 }
@@ -99,11 +112,6 @@ export function truncateDescriptor(fd: number, size: number): Promise<void> {
 /** Data, and the metadata needed to find them, are on the disk. */
 export function syncDescriptor(fd: number): Promise<void> {
   return settle((done) => fdatasync(fd, done));
-}
-
-/** Data and all metadata are on the disk. */
-export function fullSyncDescriptor(fd: number): Promise<void> {
-  return settle((done) => fsync(fd, done));
 }
 
 export function closeDescriptor(fd: number): Promise<void> {

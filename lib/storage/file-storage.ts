@@ -1,11 +1,10 @@
-import { unlink } from 'node:fs';
 import { resolve } from 'node:path';
 import { fromSystemError, ImageError } from '../core/errors.ts';
 import { setExtentSizeHint, setNoCopyOnWrite } from '../syscalls/attributes.ts';
 import { systemCalls } from '../syscalls/calls.ts';
 import type { PositionedIo } from './buffered.ts';
 import { copyRange } from './copy-range.ts';
-import { statDescriptor, truncateDescriptor } from './descriptor.ts';
+import { statDescriptor, truncateDescriptor, unlinkDescriptor } from './descriptor.ts';
 import { Flight } from './flight.ts';
 import { mapHoles } from './hole-map.ts';
 import { SizeLock } from './size-lock.ts';
@@ -226,11 +225,10 @@ export class FileStorage implements Storage {
   async #close(options: CloseOptions): Promise<void> {
     await this.#flight.close();
     try {
+      if (options.discard && this.#file.created) await unlinkDescriptor(this.path, this.#file.fd);
       await this.#io.close();
     } catch (error) {
       throw fromSystemError(error, { file: this.name, operation: 'close' });
-    } finally {
-      if (options.discard && this.#file.created) await new Promise((done) => unlink(this.path, done));
     }
   }
 

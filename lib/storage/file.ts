@@ -1,9 +1,16 @@
-import { constants, type Stats, stat, unlink } from 'node:fs';
+import { constants, type Stats } from 'node:fs';
 import { fromSystemError, ImageError } from '../core/errors.ts';
 import { tracePoint } from '../core/trace.ts';
 import { deviceSize } from '../syscalls/device.ts';
 import { bufferedIo, type PositionedIo } from './buffered.ts';
-import { closeDescriptor, openDescriptor, statDescriptor, truncateDescriptor } from './descriptor.ts';
+import {
+  closeDescriptor,
+  openDescriptor,
+  statDescriptor,
+  statPath,
+  truncateDescriptor,
+  unlinkDescriptor,
+} from './descriptor.ts';
 import { directIo } from './direct.ts';
 import { FileStorage } from './file-storage.ts';
 import type { CacheMode, Storage, StorageOpenOptions } from './storage.ts';
@@ -28,8 +35,8 @@ export async function openFile(path: string, options: FileOpenOptions = {}): Pro
       if (traceOpen.enabled) traceOpen.emit({ file: path, size: storage.size, created: opened.created });
       return storage;
     } catch (error) {
+      if (opened.created) await unlinkDescriptor(path, opened.fd);
       await closeDescriptor(opened.fd).catch(() => {});
-      if (opened.created) await new Promise((done) => unlink(path, done));
       throw error;
     }
   } catch (error) {
@@ -108,11 +115,5 @@ function checkKind(path: string, stats: Stats): void {
   throw new ImageError('invalid', `'file' driver requires '${path}' to be a regular file`, {
     file: path,
     operation: 'open',
-  });
-}
-
-function statPath(path: string): Promise<Stats> {
-  return new Promise((resolve, reject) => {
-    stat(path, (error, stats) => (error === null ? resolve(stats) : reject(error)));
   });
 }
