@@ -1,23 +1,21 @@
 import test from 'ava';
-import fc from 'fast-check';
 import { DiskModel, pattern, Random } from '../support/model.ts';
 import { assertDisk, checkRead } from './checks.ts';
-import { History, steps } from './random-writes.ts';
+import { assertProperty } from './property.ts';
+import { History, type Step, steps } from './random-writes.ts';
 import type { Subject } from './subject.ts';
 
-const RUNS = Number(process.env.IMGPIPE_TEST_RUNS ?? 12);
-const SEED = process.env.IMGPIPE_TEST_SEED === undefined ? undefined : Number(process.env.IMGPIPE_TEST_SEED);
+const RUNS = 12;
 
 /** Random access writing onto new and existing images. */
 export function writeTests(subject: Subject): void {
   test(`${subject.title}: any history of writes, zeroes, discards and compressed writes equals the model`, async (t) => {
-    const property = fc.asyncProperty(steps, (history) =>
+    const check = (history: Step[]) =>
       subject.within(async (here) => {
         const size = await here.diskSize();
         await History.live(here, await here.create({ size }), new DiskModel(size), history);
-      }),
-    );
-    await t.notThrowsAsync(fc.assert(property, { numRuns: RUNS, seed: SEED }));
+      });
+    await t.notThrowsAsync(assertProperty(steps, check, RUNS));
   });
 
   concurrencyTests(subject);

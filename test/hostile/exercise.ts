@@ -1,9 +1,9 @@
 import { ImageError } from '../../lib/core/errors.ts';
 import { driverNamed, drivers } from '../../lib/formats/index.ts';
 import type { Target } from '../../lib/sinks/target.ts';
+import { createGate } from '../../lib/sources/gate.ts';
 import { openImage } from '../../lib/sources/open.ts';
-import type { Gate, Source } from '../../lib/sources/source.ts';
-import { openFile } from '../../lib/storage/file.ts';
+import type { Source } from '../../lib/sources/source.ts';
 import { type MemoryStorage, memoryStorage } from '../../lib/storage/memory.ts';
 
 /** What came of one file: how often each step worked or was refused, and what must not have happened. */
@@ -110,16 +110,19 @@ async function mapAll(outcome: Outcome, source: Source, sampled: number[]): Prom
   }
 }
 
-const gate: Gate = {
-  openStorage: (reference, from, options = {}) => openFile(from.resolve(reference), options),
-};
-
 async function exerciseTarget(outcome: Outcome, storage: MemoryStorage, bytes: Buffer): Promise<void> {
   const driver = driverNamed('qcow2');
   if (driver.openTarget === undefined) throw new Error('qcow2 has no write path');
   let target: Target;
   try {
-    target = await driver.openTarget({ storage, options: {}, writable: true, cache: 'writeback', gate, backing: null });
+    target = await driver.openTarget({
+      storage,
+      options: {},
+      writable: true,
+      cache: 'writeback',
+      gate: createGate(),
+      backing: null,
+    });
   } catch (error) {
     if (!storedBytes(storage, bytes.length).equals(bytes))
       outcome.faults.push('a refused open for writing changed the file');

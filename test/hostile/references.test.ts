@@ -1,0 +1,87 @@
+import { execFileSync } from 'node:child_process';
+import { existsSync, readdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import test from 'ava';
+import type { ImageError } from '../../lib/core/errors.ts';
+import { drivers } from '../../lib/formats/index.ts';
+import { openImage } from '../../lib/sources/open.ts';
+import { galleryTools, qcow2Gallery } from '../support/images.ts';
+import { withTmpDir } from '../support/tmp.ts';
+import { openBytes, withBackingFile } from './craft.ts';
+
+/** Descriptors of this process, where the system shows them. */
+function openDescriptors(): number {
+  return existsSync('/proc/self/fd') ? readdirSync('/proc/self/fd').length : 0;
+}
+
+test.serial('backing files that go round in a circle are refused, and nothing stays open', async (t) => {
+  if (galleryTools().some((each) => each.missing(t))) return;
+  await withTmpDir(async (directory) => {
+    const [{ bytes }] = qcow2Gallery(directory, ['backed']);
+    const at = (name: string) => join(directory, name);
+    writeFileSync(at('self'), withBackingFile(bytes, 'self'));
+    writeFileSync(at('a'), withBackingFile(bytes, 'b'));
+    writeFileSync(at('b'), withBackingFile(bytes, 'c'));
+    writeFileSync(at('c'), withBackingFile(bytes, './a'));
+    writeFileSync(at('link'), withBackingFile(bytes, '../link/../self'));
+    const before = openDescriptors();
+    for (const name of ['self', 'a', 'b', 'link']) {
+      await t.throwsAsync(openImage(at(name), { drivers: drivers(), format: 'qcow2' }), { name: 'ImageError' }, name);
+    }
+    t.is(openDescriptors(), before);
+  });
+});
+
+test.serial('a chain of a thousand and more images is refused or read, and closed again', async (t) => {
+  if (galleryTools().some((each) => each.missing(t))) return;
+  await withTmpDir(async (directory) => {
+    const [{ bytes }] = qcow2Gallery(directory, ['backed']);
+    // Its backing format is raw; the extension's type is blotted out so that each layer is probed.
+    const probed = Buffer.from(bytes);
+    probed.writeUInt32BE(0x1234_5678, probed.indexOf(Buffer.from('e2792aca', 'hex')));
+    for (let layer = 0; layer < 1100; layer += 1) {
+      writeFileSync(join(directory, `layer-${layer}`), withBackingFile(probed, `layer-${layer + 1}`));
+    }
+    const before = openDescriptors();
+    await t.throwsAsync(openImage(join(directory, 'layer-0'), { drivers: drivers() }), { name: 'ImageError' });
+    t.is(openDescriptors(), before);
+  });
+});
+
+test('names of backing files that mean nothing are refused', async (t) => {
+  if (galleryTools().some((each) => each.missing(t))) return;
+  await withTmpDir(async (directory) => {
+    const [{ bytes }] = qcow2Gallery(directory, ['backed']);
+    const nested = `json:${'{"file":'.repeat(110)}1${'}'.repeat(110)}`;
+    const names = ['missing', '.', '/', 'json:', 'json:{', 'json:[]', 'json:{"driver":7}', nested];
+    names.push('nosuch:thing', 'a'.repeat(1000), '\0', 'json:{"driver":"qcow2","file":{"driver":"qcow2"}}');
+    for (const name of names) {
+      const error = await t.throwsAsync<ImageError>(
+        openBytes(directory, withBackingFile(bytes, name)),
+        undefined,
+        name,
+      );
+      t.is(error?.name, 'ImageError', `${name}: ${error?.stack}`);
+    }
+  });
+});
+
+test('a pipe as backing file is refused instead of being waited for', async (t) => {
+  if (galleryTools().some((each) => each.missing(t))) return;
+  await withTmpDir(async (directory) => {
+    const [{ bytes }] = qcow2Gallery(directory, ['backed']);
+    execFileSync('mkfifo', [join(directory, 'pipe')]);
+    await t.throwsAsync(openBytes(directory, withBackingFile(bytes, 'pipe')), { name: 'ImageError' });
+  });
+});
+
+test('a caller who refuses implicit opens gets no backing file and no data file', async (t) => {
+  if (galleryTools().some((each) => each.missing(t))) return;
+  await withTmpDir(async (directory) => {
+    for (const { path } of qcow2Gallery(directory, ['backed', 'data-file'])) {
+      const opening = openImage(path, { drivers: drivers(), implicit: 'refuse' });
+      const error = await t.throwsAsync<ImageError>(opening, { name: 'ImageError' });
+      t.is(error?.kind, 'refused');
+    }
+  });
+});
