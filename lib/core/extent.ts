@@ -29,6 +29,8 @@ export interface Extent {
   /** Offset in `host`; -1 without one. */
   hostOffset: number;
   compressed: boolean;
+  /** A zero extent whose layer calls it data: its clusters lie in a hole of `host` (preallocated metadata). */
+  hollow: boolean;
   /**
    * The guest bytes, once loaded: `length` of them. After `compress()`, the compressed form
    * (`packed` is then true) and `length` still counts guest bytes.
@@ -49,6 +51,7 @@ export function extent(offset: number, length: number, kind: ExtentKind): Extent
     host: null,
     hostOffset: -1,
     compressed: false,
+    hollow: false,
     payload: null,
     packed: false,
   };
@@ -72,6 +75,7 @@ export function mergeable(last: Extent, next: Extent): boolean {
     last.layer === next.layer &&
     last.depth === next.depth &&
     last.compressed === next.compressed &&
+    last.hollow === next.hollow &&
     last.host === next.host &&
     last.payload === null &&
     next.payload === null &&
