@@ -1,5 +1,5 @@
 import { ImageError } from '../core/errors.ts';
-import { type Extent, extent, pushExtent, sliceExtent } from '../core/extent.ts';
+import { type Extent, pushExtent, sliceExtent } from '../core/extent.ts';
 import { tracePoint } from '../core/trace.ts';
 import type { Source } from './source.ts';
 
@@ -187,9 +187,7 @@ function overlay(upper: readonly Extent[], lower: readonly Extent[], bound: numb
       result.push(partOf(lower[next], at, stop - at));
       at = stop;
     }
-    if (at < end)
-      result.push(partOf({ ...extent(at, end - at, 'unallocated'), depth, layer: each.layer }, at, end - at));
-  }
+    if (at < end) result.push(partOf(each, at, end - at));
   return result;
 }
 

@@ -24,8 +24,8 @@ export interface ClusterRules {
 }
 
 /**
- * Told of each run: guest bytes [offset, offset + length), all of one kind. `host` is where a data or zero run
- * lies, ascending with the guest offset, or -1.
+ * Told of each run: guest bytes [offset, offset + length), all of one kind. `host` is where the run lies or has its
+ * space (zero clusters, subclusters of a cluster that is there), ascending with the guest offset, or -1.
  */
 export interface RunSink {
   run(kind: RunKind, offset: number, length: number, host: number): void;
@@ -143,7 +143,7 @@ function addSubclusters(
   }
   for (let bit = 0; bit < SUBCLUSTERS; bit += 1) {
     const kind = ((allocated >>> bit) & 1) === 1 ? Run.data : ((zero >>> bit) & 1) === 1 ? Run.zero : Run.unallocated;
-    const place = kind === Run.unallocated || host < 0 ? -1 : host + bit * subclusterSize;
+    const place = host < 0 ? -1 : host + bit * subclusterSize;
     runs.add(kind, guest + bit * subclusterSize, subclusterSize, place);
   }
 }

@@ -6,6 +6,7 @@ import type { SourceRequest } from '../source.ts';
 import { inContext } from './context.ts';
 import { openData } from './data-file.ts';
 import { readHead } from './head.ts';
+import { isSparse } from './holes.ts';
 import { readL1, readSnapshots } from './snapshots.ts';
 import { Qcow2Source } from './source.ts';
 import { CachedTables } from './tables.ts';
@@ -69,5 +70,7 @@ async function open(request: SourceRequest): Promise<Qcow2Source> {
   const l1 = await readL1(storage, header.l1Offset, header.l1Entries, geometry);
   const data = await openData(request, head);
   const tables = new CachedTables(storage, l1, geometry);
-  return new Qcow2Source({ storage, data, header, tail, geometry, tables, writable, ownsData: data !== storage });
+  const ownsData = data !== storage;
+  const sparse = !ownsData && (await isSparse(storage, geometry.clusterSize));
+  return new Qcow2Source({ storage, data, header, tail, geometry, tables, writable, ownsData, sparse });
 }

@@ -13,7 +13,7 @@ const EXTENT_KINDS = ['unallocated', 'zero', 'data', 'data'] as const;
 
 /** Makes extents of runs. */
 export class ExtentCollector implements RunSink {
-  readonly extents: Extent[] = [];
+  extents: Extent[] = [];
   readonly #layer: Source;
   readonly #data: Storage;
 

@@ -14,6 +14,7 @@ import { type ClusterRules, Run, type RunSink, walkTable } from './clusters.ts';
 import { Unpacker } from './compressed.ts';
 import { inContext } from './context.ts';
 import { describeQcow2 } from './describe.ts';
+import { withHoles } from './holes.ts';
 import { ExtentCollector, ReadPlan } from './plans.ts';
 import { snapshotSource } from './snapshots.ts';
 import type { TableProvider } from './tables.ts';
@@ -31,6 +32,8 @@ export interface Qcow2SourceOptions {
   writable: boolean;
   /** Close `data` with the source: it is the data file, which nobody else closes. */
   ownsData: boolean;
+  /** The file has holes where clusters are allocated (preallocated metadata): map() then looks at them too. */
+  sparse?: boolean;
   /** Guest size; the header's, as it is at each moment, unless given (a snapshot's). */
   size?: number;
 }
@@ -83,6 +86,7 @@ export class Qcow2Source implements Source {
   async map(offset: number, length: number): Promise<Extent[]> {
     const collector = new ExtentCollector(this, this.#options.data as Storage);
     const end = await this.#walk(offset, offset + length, collector);
+    if (this.#options.sparse === true) collector.extents = await withHoles(collector.extents);
     if (traceMap.enabled) traceMap.emit({ file: this.name, offset, end, extents: collector.extents.length });
     return collector.extents;
   }
