@@ -1,0 +1,113 @@
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import test, { type ExecutionContext } from 'ava';
+import { faultyStorage, replayEvents, type StorageEvent } from '../../lib/storage/faulty.ts';
+import { type MemoryStorage, memoryStorage } from '../../lib/storage/memory.ts';
+import { DiskModel, Random } from '../support/model.ts';
+import { withTmpDir } from '../support/tmp.ts';
+import { tool } from '../support/tools.ts';
+import {
+  completeImage,
+  createOn,
+  looksComplete,
+  openOn,
+  type Recipe,
+  readDisk,
+  recipes,
+  SIZE,
+  writeSome,
+} from './subjects.ts';
+
+/** Orders in which a disk without power may have kept what no flush had made sure of. */
+const LOSSES_PER_MOMENT = 2;
+
+/** What a storage would hold after a crash: `events`, some of those since the last flush lost. */
+async function afterCrash(
+  start: Buffer,
+  events: readonly StorageEvent[],
+  random: Random | null,
+): Promise<MemoryStorage> {
+  const memory = memoryStorage('crashed', start);
+  const sure = random === null ? events.length : lastFlush(events) + 1;
+  const kept = events.filter((_, index) => index < sure || random?.below(2) === 0);
+  await replayEvents(kept, memory);
+  return memory;
+}
+
+function lastFlush(events: readonly StorageEvent[]): number {
+  for (let index = events.length - 1; index >= 0; index -= 1) if (events[index].operation === 'flush') return index;
+  return -1;
+}
+
+/** All moments of a run: after each event, kept whole and with losses. */
+async function eachCrash(
+  start: Buffer,
+  events: readonly StorageEvent[],
+  look: (memory: MemoryStorage, what: string) => Promise<void>,
+): Promise<void> {
+  const random = new Random(events.length);
+  for (let count = 0; count <= events.length; count += 1) {
+    const before = events.slice(0, count);
+    await look(await afterCrash(start, before, null), `after ${count} of ${events.length} operations`);
+    for (let round = 0; round < LOSSES_PER_MOMENT; round += 1) {
+      await look(await afterCrash(start, before, random), `after ${count} of ${events.length} operations, some lost`);
+    }
+  }
+}
+
+for (const recipe of recipes()) {
+  if (recipe.driver.name !== 'raw') {
+    test(`${recipe.title}: whenever the power goes, a new image is complete or not recognised`, async (t) => {
+      const record: StorageEvent[] = [];
+      const model = new DiskModel(SIZE);
+      const target = await createOn(faultyStorage(memoryStorage('new'), { record }), recipe);
+      await writeSome(target, model);
+      await target.close();
+      let complete = 0;
+      await eachCrash(Buffer.alloc(0), record, async (memory, what) => {
+        if (!looksComplete(memory, recipe)) return;
+        complete += 1;
+        t.true((await readDisk(memory.bytes(), recipe)).equals(model.bytes), what);
+      });
+      t.true(complete > 0);
+    });
+  }
+  if (recipe.driver.openTarget !== undefined) existingTest(recipe);
+}
+
+function existingTest(recipe: Recipe): void {
+  test(`${recipe.title}: whenever the power goes, an existing image has each byte old or new`, async (t) => {
+    const { bytes, model } = await completeImage(recipe);
+    const record: StorageEvent[] = [];
+    const written = new DiskModel(SIZE, model.bytes);
+    const target = await openOn(faultyStorage(memoryStorage('existing', bytes), { record }), recipe);
+    const offsets = [
+      [1000, 3000],
+      [70_000, 20_000],
+      [200_000, 50_000],
+    ];
+    for (const [offset, length] of offsets) {
+      const buffer = Buffer.alloc(length, 0xc3);
+      await target.write(offset, buffer);
+      written.write(offset, buffer);
+    }
+    await target.close();
+    await withTmpDir((directory) =>
+      eachCrash(bytes, record, async (memory, what) => {
+        const found = await readDisk(memory.bytes(), recipe);
+        const wrong = found.findIndex((byte, at) => byte !== written.bytes[at] && byte !== model.bytes[at]);
+        t.is(wrong, -1, `${what}: byte ${wrong}`);
+        if (recipe.driver.name === 'qcow2') checkWithQemu(t, memory, join(directory, 'crashed'), what);
+      }),
+    );
+  });
+}
+
+/** Leaked clusters (exit code 3) are what an honest crash leaves; errors are not. */
+function checkWithQemu(t: ExecutionContext, memory: MemoryStorage, path: string, what: string): void {
+  const qemuImg = tool('qemu-img');
+  if (!qemuImg.available) return;
+  writeFileSync(path, memory.bytes());
+  const { status, text } = qemuImg.run(['check', '-f', 'qcow2', path]);
+  t.true(status === 0 || status === 3, `${what}: ${text}`);
+}

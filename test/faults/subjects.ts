@@ -1,0 +1,107 @@
+import { createImage } from '../../lib/formats/create.ts';
+import type { Driver } from '../../lib/formats/driver.ts';
+import { drivers } from '../../lib/formats/index.ts';
+import type { Target } from '../../lib/sinks/target.ts';
+import { createGate } from '../../lib/sources/gate.ts';
+import { openImage } from '../../lib/sources/open.ts';
+import { type MemoryStorage, memoryStorage } from '../../lib/storage/memory.ts';
+import type { CacheMode, Storage } from '../../lib/storage/storage.ts';
+import { DiskModel, pattern } from '../support/model.ts';
+
+/** A format with create options, to be made and written to on storages that fail. */
+export interface Recipe {
+  driver: Driver;
+  options: Readonly<Record<string, string>>;
+  title: string;
+}
+
+/** Small clusters, so that a small disk has many tables. */
+const OPTION_SETS: Readonly<Record<string, readonly Readonly<Record<string, string>>[]>> = {
+  qcow2: [
+    { cluster_size: '4096' },
+    { cluster_size: '512', refcount_bits: '1' },
+    { cluster_size: '16384', extended_l2: 'on' },
+  ],
+};
+
+export function recipes(): Recipe[] {
+  const able = drivers().filter(({ create }) => create !== undefined);
+  return able.flatMap((driver) =>
+    (OPTION_SETS[driver.name] ?? [{}]).map((options) => {
+      const pairs = Object.entries(options).map(([key, value]) => `${key}=${value}`);
+      return { driver, options, title: [driver.name, ...pairs].join(' ') };
+    }),
+  );
+}
+
+export const SIZE = 300_032;
+
+/** Makes an image on the storage; what was opened is closed again where that fails. */
+export function createOn(
+  storage: Storage,
+  { driver, options }: Recipe,
+  cache: CacheMode = 'writeback',
+): Promise<Target> {
+  return createImage({ filename: storage.name, format: driver.name, size: SIZE, options, storage, cache });
+}
+
+/** Opens what is in the storage for writing. */
+export async function openOn(storage: Storage, { driver }: Recipe): Promise<Target> {
+  if (driver.openTarget === undefined) throw new Error(`${driver.name} has no openTarget`);
+  return driver.openTarget({
+    storage,
+    options: {},
+    writable: true,
+    cache: 'writeback',
+    gate: createGate(),
+    backing: null,
+  });
+}
+
+/** The writes that every test makes, and what the disk reads as after them. */
+export async function writeSome(target: Target, model: DiskModel, seed = 1): Promise<void> {
+  for (const [offset, length] of [
+    [0, 20_000],
+    [50_000, 3000],
+    [51_000, 700],
+    [SIZE - 9000, 9000],
+    [120_000, 60_000],
+  ]) {
+    const buffer = pattern(length, seed + length);
+    await target.write(offset, buffer);
+    model.write(offset, buffer);
+  }
+  await target.zero(10_000, 30_000, { unmap: true });
+  model.zero(10_000, 30_000);
+  await target.write(12_345, pattern(5000, seed));
+  model.write(12_345, pattern(5000, seed));
+}
+
+/** A complete image in memory, with the disk that it holds. */
+export async function completeImage(recipe: Recipe): Promise<{ bytes: Buffer; model: DiskModel }> {
+  const storage = memoryStorage('complete');
+  const model = new DiskModel(SIZE);
+  const target = await createOn(storage, recipe);
+  await writeSome(target, model, 100);
+  await target.close();
+  return { bytes: storage.bytes(), model };
+}
+
+/** Whether the format takes the bytes for an image of its own; raw takes everything, as long as it is whole. */
+export function looksComplete(storage: MemoryStorage, { driver }: Recipe): boolean {
+  if (driver.name === 'raw') return storage.size >= SIZE;
+  return driver.probe(storage.bytes().subarray(0, 4096), storage.name) > 0;
+}
+
+/** Everything that the image in the storage reads as. */
+export async function readDisk(bytes: Buffer, { driver }: Recipe): Promise<Buffer> {
+  const storage = memoryStorage('again', bytes);
+  const image = await openImage('again', { drivers: drivers(), format: driver.name, storage });
+  try {
+    const disk = Buffer.alloc(image.chain.size);
+    await image.chain.read(0, disk);
+    return disk;
+  } finally {
+    await image.close();
+  }
+}

@@ -1,0 +1,182 @@
+import test from 'ava';
+import { ImageError } from '../../lib/core/errors.ts';
+import type { Target } from '../../lib/sinks/target.ts';
+import { type FaultPlan, type FaultyOperation, faultyStorage } from '../../lib/storage/faulty.ts';
+import { memoryStorage } from '../../lib/storage/memory.ts';
+import { DiskModel } from '../support/model.ts';
+import {
+  completeImage,
+  createOn,
+  looksComplete,
+  openOn,
+  type Recipe,
+  readDisk,
+  recipes,
+  SIZE,
+  writeSome,
+} from './subjects.ts';
+
+/** Failures after which nothing may be called a success. Zeroing and discarding may have another way round. */
+const OPERATIONS: readonly FaultyOperation[] = ['write', 'truncate', 'flush', 'close', 'zero', 'read'];
+/** More operations of a kind than any of these runs has: the search for the last one ends here. */
+const MANY = 2000;
+
+interface Attempt {
+  error: unknown;
+  bytes: Buffer;
+  complete: boolean;
+}
+
+/** Makes an image as a verb would: create, write, close; give up where that fails. */
+async function attemptCreate(recipe: Recipe, plan: FaultPlan): Promise<Attempt> {
+  const memory = memoryStorage('out');
+  let target: Target | null = null;
+  let error: unknown = null;
+  try {
+    target = await createOn(faultyStorage(memory, plan), recipe);
+    await writeSome(target, new DiskModel(SIZE));
+    await target.close();
+  } catch (reason) {
+    error = reason;
+    await target?.abort().catch(() => {});
+  }
+  return { error, bytes: memory.bytes(), complete: looksComplete(memory, recipe) };
+}
+
+async function disk(): Promise<Buffer> {
+  const memory = memoryStorage('model');
+  const model = new DiskModel(SIZE);
+  const [raw] = recipes().filter(({ driver }) => driver.name === 'raw');
+  const target = await createOn(memory, raw);
+  await writeSome(target, model);
+  await target.abort();
+  return model.bytes;
+}
+
+for (const recipe of recipes()) {
+  for (const lasting of [false, true]) {
+    test(`${recipe.title}: a new image fails with any ${lasting ? 'lasting' : 'single'} failure beneath it, and is not left as complete`, async (t) => {
+      const expected = await disk();
+      for (const operation of OPERATIONS) {
+        let failures = 0;
+        for (let nth = 1; nth < MANY; nth += 1) {
+          const plan: FaultPlan = { faults: [{ operation, nth, code: 'EIO', lasting }] };
+          const { error, bytes, complete } = await attemptCreate(recipe, plan);
+          const what = `${operation} ${nth}`;
+          if (error === null) {
+            t.true((await readDisk(bytes, recipe)).equals(expected), what);
+            // Past the last operation of the kind, or one that has another way round.
+            if (!(await happens(recipe, operation, nth))) break;
+            t.true(operation === 'zero' || operation === 'read', `${what} failed, and nobody noticed`);
+            continue;
+          }
+          failures += 1;
+          assertReason(t, error, 'EIO', what);
+          // After close(2) has failed, all that there is to write has been written.
+          if (operation !== 'close') t.false(complete, `${what}: recognised as complete`);
+        }
+        if (operation === 'write' || operation === 'close') t.true(failures > 0, operation);
+      }
+    });
+  }
+
+  test(`${recipe.title}: a new image on a disk that fills up at any byte fails, and is not left as complete`, async (t) => {
+    const whole = await attemptCreate(recipe, {});
+    t.is(whole.error, null);
+    const step = Math.max(1, Math.floor(whole.bytes.length / 150));
+    let failures = 0;
+    for (let capacity = 0; capacity < whole.bytes.length; capacity += step) {
+      const { error, bytes, complete } = await attemptCreate(recipe, { capacity });
+      if (error === null) {
+        t.true((await readDisk(bytes, recipe)).equals(await disk()), `${capacity}`);
+        continue;
+      }
+      failures += 1;
+      assertReason(t, error, 'ENOSPC', `${capacity} bytes`);
+      t.is((error as ImageError).kind, 'no-space');
+      t.false(complete, `${capacity} bytes: recognised as complete`);
+    }
+    t.true(failures > 10);
+  });
+
+  if (recipe.driver.openTarget !== undefined) existingTests(recipe);
+}
+
+/** Whether a run without failures gets as far as the nth operation of that kind. */
+async function happens(recipe: Recipe, operation: FaultyOperation, nth: number): Promise<boolean> {
+  let count = 0;
+  const memory = memoryStorage('count');
+  const counting = new Proxy(memory, {
+    get(storage, key) {
+      const value = Reflect.get(storage, key, storage);
+      if (typeof value !== 'function') return value;
+      const counts = key === operation || (operation === 'write' && key === 'writev');
+      return (...given: unknown[]) => {
+        if (counts) count += 1;
+        return value.apply(storage, given);
+      };
+    },
+  });
+  const target = await createOn(counting, recipe);
+  await writeSome(target, new DiskModel(SIZE));
+  await target.close();
+  return count >= nth;
+}
+
+function assertReason(t: import('ava').ExecutionContext, error: unknown, code: string, what: string): void {
+  if (!(error instanceof ImageError)) {
+    t.fail(`${what}: ${(error as Error)?.stack ?? error}`);
+    return;
+  }
+  t.is(error.code, code, `${what}: ${error.message}`);
+}
+
+function existingTests(recipe: Recipe): void {
+  test(`${recipe.title}: failures on an existing image are told, and leave every byte old or new`, async (t) => {
+    const { bytes, model } = await completeImage(recipe);
+    const written = new DiskModel(SIZE, model.bytes);
+    await writeSome(await openOn(memoryStorage('new', bytes), recipe), written);
+    const plans: FaultPlan[] = [];
+    for (const operation of OPERATIONS) {
+      for (let nth = 1; nth <= 60; nth += 1)
+        plans.push({ faults: [{ operation, nth, code: 'EIO', lasting: nth % 2 === 0 }] });
+    }
+    for (let capacity = 0; capacity < 200_000; capacity += 1777) plans.push({ capacity });
+    let failures = 0;
+    for (const plan of plans) {
+      const what = JSON.stringify(plan);
+      const memory = memoryStorage('existing', bytes);
+      const error = await writeAgain(recipe, memory, plan);
+      if (error !== null) {
+        failures += 1;
+        assertReason(t, error, plan.faults ? 'EIO' : 'ENOSPC', what);
+      }
+      const found = await readDisk(memory.bytes(), recipe);
+      if (error === null) t.true(found.equals(written.bytes), what);
+      // Steps before the failure may overwrite each other; a byte has the value of some step.
+      const wrong = found.findIndex(
+        (byte, at) => byte !== written.bytes[at] && byte !== model.bytes[at] && !isBetween(at),
+      );
+      t.is(wrong, -1, `${what}: byte ${wrong}`);
+    }
+    t.true(failures > 20);
+  });
+}
+
+/** Ranges that `writeSome` writes more than once. */
+function isBetween(at: number): boolean {
+  return (at >= 10_000 && at < 40_000) || (at >= 51_000 && at < 51_700);
+}
+
+async function writeAgain(recipe: Recipe, memory: ReturnType<typeof memoryStorage>, plan: FaultPlan): Promise<unknown> {
+  let target: Target | null = null;
+  try {
+    target = await openOn(faultyStorage(memory, plan), recipe);
+    await writeSome(target, new DiskModel(SIZE));
+    await target.close();
+    return null;
+  } catch (reason) {
+    await target?.abort().catch(() => {});
+    return reason;
+  }
+}
