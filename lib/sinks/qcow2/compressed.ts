@@ -1,3 +1,4 @@
+import { alignUp } from '../../core/binary.ts';
 import { deflateRaw, zstdCompress } from '../../core/codecs.ts';
 import { ImageError } from '../../core/errors.ts';
 import { encodeCompressed, maxCompressedOffset } from '../../layouts/qcow2/index.ts';
@@ -5,6 +6,7 @@ import type { Storage } from '../../storage/storage.ts';
 import type { ClusterCompressor } from '../target.ts';
 import { readCluster, releaseCluster } from './cluster.ts';
 import type { Qcow2Image } from './image.ts';
+import { growTo } from './write.ts';
 
 /** Readers are only required to keep a window of 4 KiB ("Compressed Clusters Descriptor": deflate, window bits 12). */
 const DEFLATE_WINDOW_BITS = 12;
@@ -124,11 +126,13 @@ const MAX_BATCH = 1024 * 1024;
  */
 export class PackedWriter {
   readonly #storage: Storage;
+  readonly #clusterSize: number;
   #queue: PackedWrite[] = [];
   #busy = false;
 
-  constructor(storage: Storage) {
+  constructor(storage: Storage, clusterSize: number) {
     this.#storage = storage;
+    this.#clusterSize = clusterSize;
   }
 
   /** Resolves when the bytes are written. */
@@ -148,6 +152,8 @@ export class PackedWriter {
           batch[0].offset,
           batch.map(({ packed }) => packed),
         );
+        const last = batch[batch.length - 1];
+        await growTo(this.#storage, alignUp(last.offset + last.packed.length, this.#clusterSize));
         for (const { resolve } of batch) resolve();
       } catch (error) {
         for (const { reject } of batch) reject(error);

@@ -38,7 +38,7 @@ export class Qcow2Target implements Target {
     this.readsAsZero = readsAsZero;
     this.source = source;
     this.compressor = image.external ? undefined : clusterCompressor(image);
-    this.#packed = new PackedWriter(image.storage);
+    this.#packed = new PackedWriter(image.storage, image.geometry.clusterSize);
   }
 
   get size(): number {

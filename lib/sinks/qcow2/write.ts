@@ -1,5 +1,6 @@
 import { alignDown, alignUp } from '../../core/binary.ts';
 import { encodeEntry } from '../../layouts/qcow2/index.ts';
+import type { Storage } from '../../storage/storage.ts';
 import { type ClusterState, fullMask, readCluster, releaseCluster, touchedMask, writeCluster } from './cluster.ts';
 import { readOld } from './cow.ts';
 import type { Qcow2Image } from './image.ts';
@@ -167,6 +168,12 @@ async function writePiece(image: Qcow2Image, segment: Segment, piece: Piece): Pr
   const host = piece.host + (from - base);
   if (buffers.length === 1) await image.data.write(host, bytes);
   else await image.data.writev(host, buffers);
+  await growTo(image.data, piece.host + (piece.to - base));
+}
+
+/** A file that ends within a cluster ends too early for its readers: the zeros that were not written must be there. */
+export async function growTo(storage: Storage, end: number): Promise<void> {
+  if (storage.size < end && !storage.fixedSize) await storage.zero(end - 1, 1);
 }
 
 /** What copy-on-write has to write; null where the host file has it already. */
