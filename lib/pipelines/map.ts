@@ -58,9 +58,16 @@ export async function* map(options: MapOptions): AsyncGenerator<MapEntry, void, 
   }
 }
 
-function toEntry({ offset, length, kind, depth, host, hostOffset }: Extent): MapEntry {
+function toEntry({ offset, length, kind, depth, hollow, host, hostOffset }: Extent): MapEntry {
   const present = kind !== 'unallocated';
-  const entry: MapEntry = { start: offset, length, depth, present, zero: kind !== 'data', data: kind === 'data' };
+  const entry: MapEntry = {
+    start: offset,
+    length,
+    depth,
+    present,
+    zero: kind !== 'data',
+    data: kind === 'data' || hollow,
+  };
   if (host !== null) {
     entry.offset = hostOffset;
     entry.filename = host.name;
@@ -69,7 +76,8 @@ function toEntry({ offset, length, kind, depth, host, hostOffset }: Extent): Map
 }
 
 function continues(last: MapEntry, next: MapEntry): boolean {
-  if (last.depth !== next.depth || last.present !== next.present || last.data !== next.data) return false;
+  if (last.depth !== next.depth || last.present !== next.present) return false;
+  if (last.data !== next.data || last.zero !== next.zero) return false;
   if (last.filename !== next.filename) return false;
   return last.offset === undefined ? next.offset === undefined : last.offset + last.length === next.offset;
 }
