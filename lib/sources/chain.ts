@@ -188,6 +188,7 @@ function overlay(upper: readonly Extent[], lower: readonly Extent[], bound: numb
       at = stop;
     }
     if (at < end) result.push(partOf(each, at, end - at));
+  }
   return result;
 }
 
