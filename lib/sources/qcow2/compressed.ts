@@ -1,5 +1,6 @@
 import { inflateRaw, zstdDecompress } from '../../core/codecs.ts';
 import { ImageError } from '../../core/errors.ts';
+import { BufferPool } from '../../core/pool.ts';
 import { tracePoint } from '../../core/trace.ts';
 import { Window } from '../../core/window.ts';
 import type { CompressionType } from '../../layouts/qcow2/index.ts';
@@ -26,9 +27,9 @@ export interface UnpackerOptions {
 
 /** Compressed clusters closer than this are read together. */
 const READ_GAP = 64 * 1024;
-const MAX_READ = 1024 * 1024;
+const MAX_READ = 512 * 1024;
 /** Enough to keep the thread pool busy while results are copied; more gain nothing. */
-const MAX_TASKS = 32;
+const MAX_TASKS = 16;
 /** Bounds what is in memory decompressed at once, and packed at once. */
 const MAX_BYTES = 16 * 1024 * 1024;
 const MAX_READS = 4;
@@ -42,6 +43,7 @@ export class Unpacker {
   readonly #options: UnpackerOptions;
   readonly #unpack: (packed: Buffer, size: number) => Promise<Buffer>;
   readonly #kept = new Map<number, Buffer>();
+  readonly #pool = new BufferPool(MAX_READ, 8);
 
   constructor(options: UnpackerOptions) {
     this.#options = options;
@@ -57,8 +59,15 @@ export class Unpacker {
     const reads = new Window(MAX_READS);
     for (const run of runsOf(wanted)) {
       await reads.enter(async () => {
-        const packed = await this.#readRun(run);
-        for (const each of run) await tasks.enter(() => this.#unpackInto(each, packed, run[0].host), clusterSize);
+        const { packed, release } = await this.#readRun(run);
+        let left = run.length;
+        for (const each of run) {
+          await tasks.enter(async () => {
+            await this.#unpackInto(each, packed, run[0].host);
+            left -= 1;
+            if (left === 0) release();
+          }, clusterSize);
+        }
       });
     }
     try {
@@ -72,7 +81,7 @@ export class Unpacker {
     if (traceUnpack.enabled) traceUnpack.emit({ file: this.#options.storage.name, clusters: wanted.length });
   }
 
-  async #readRun(run: readonly PackedCluster[]): Promise<Buffer> {
+  async #readRun(run: readonly PackedCluster[]): Promise<{ packed: Buffer; release: () => void }> {
     const { storage } = this.#options;
     const last = run[run.length - 1];
     if (last.host >= storage.size) {
@@ -80,10 +89,12 @@ export class Unpacker {
     }
     let end = 0;
     for (const { host, packedLength } of run) end = Math.max(end, host + packedLength);
-    const packed = Buffer.allocUnsafe(end - run[0].host);
+    const length = end - run[0].host;
+    const whole = length <= MAX_READ ? this.#pool.take() : Buffer.allocUnsafe(length);
+    const packed = whole.subarray(0, length);
     // The length is told in sectors, so the last one may reach past the end of the file.
     await readPadded(storage, run[0].host, packed);
-    return packed;
+    return { packed, release: () => this.#pool.give(whole) };
   }
 
   async #unpackInto(cluster: PackedCluster, packed: Buffer, base: number): Promise<void> {
