@@ -1,5 +1,7 @@
 import { isatty } from 'node:tty';
-import type { NamedImage } from '../pipelines/reference.ts';
+import { ImageError } from '../core/errors.ts';
+import type { ImageReference } from '../pipelines/reference.ts';
+import { type NodeSpec, parseImageOpts } from '../sources/filename.ts';
 import type { SnapshotSelector } from '../sources/source.ts';
 import type { CacheMode } from '../storage/storage.ts';
 import { flag, type OptionDeclaration, type OptionTable, setting } from './arguments.ts';
@@ -54,14 +56,24 @@ export function isJson(output: string): boolean {
 }
 
 /** The image that the command line names; `--image-opts` forbids a format beside it. */
-export function imageNamed(filename: string, format: string | null, values: ImageValues, exitCode = 1): NamedImage {
+export function imageNamed(filename: string, format: string | null, values: ImageValues, exitCode = 1): ImageReference {
   if (!values.imageOpts) return { filename, format };
   if (format !== null) throw new CommandError('--image-opts and --format are mutually exclusive', exitCode);
   const shared = parseOptionList(filename).findLast(({ key }) => key === 'force-share');
   if (values.forceShare && shared !== undefined && shared.value !== null && shared.value !== 'on') {
     throw new CommandError('--force-share/-U conflicts with image options', exitCode);
   }
-  return { filename, imageOpts: true };
+  return describedImage(filename, exitCode);
+}
+
+/** The image that an option string describes. */
+export function describedImage(text: string, exitCode = 1): NodeSpec {
+  try {
+    return parseImageOpts(text);
+  } catch (error) {
+    if (error instanceof ImageError) throw new CommandError(`Could not open '${text}': ${error.message}`, exitCode);
+    throw error;
+  }
 }
 
 const CACHE_MODES: readonly string[] = ['none', 'writeback', 'writethrough', 'directsync', 'unsafe'];

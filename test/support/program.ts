@@ -12,8 +12,6 @@ export interface Program {
   run(args: readonly string[], options?: RunOptions & { name?: string }): ToolResult;
   /** A link to the bundle under another name. */
   link(name: string): string;
-  /** What a child process needs in its environment. */
-  readonly env: NodeJS.ProcessEnv;
   remove(): void;
 }
 
@@ -33,7 +31,7 @@ export async function bundleProgram(): Promise<Program> {
     logLevel: 'error',
   });
   // The bundle lies outside the package; its native dependencies do not.
-  const env = { NODE_PATH: resolve('node_modules') };
+  symlinkSync(resolve('node_modules'), join(directory, 'node_modules'));
   const links = new Map<string, string>();
   const link = (name: string) => {
     let made = links.get(name);
@@ -46,11 +44,10 @@ export async function bundleProgram(): Promise<Program> {
   };
   return {
     path,
-    env,
     link,
     run(args, { name = 'qemu-img', ...options } = {}) {
       const script = name === 'imgpipe.cjs' ? path : link(name);
-      return runProgram(process.execPath, [script, ...args], { ...options, env: { ...env, ...options.env } });
+      return runProgram(process.execPath, [script, ...args], options);
     },
     remove: () => rmSync(directory, { recursive: true, force: true }),
   };

@@ -1,8 +1,10 @@
 import { convert } from '../../pipelines/convert.ts';
+import type { ImageReference } from '../../pipelines/reference.ts';
 import type { SnapshotSelector } from '../../sources/source.ts';
 import { flag, type OptionTable, parseArguments, setting } from '../arguments.ts';
 import {
   cacheMode,
+  describedImage,
   type ImageValues,
   imageNamed,
   imageOptions,
@@ -145,10 +147,10 @@ function settings(values: ConvertValues) {
   };
 }
 
-function targetNamed(filename: string, { targetImageOpts, outputFormat }: ConvertValues) {
+function targetNamed(filename: string, { targetImageOpts, outputFormat }: ConvertValues): ImageReference {
   if (!targetImageOpts) return { filename };
   if (outputFormat !== null) throw new CommandError('--image-opts and --format are mutually exclusive');
-  return { filename, imageOpts: true };
+  return describedImage(filename);
 }
 
 function optionTable(output: Output): OptionTable<ConvertValues> {

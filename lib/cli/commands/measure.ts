@@ -1,3 +1,4 @@
+import { ImageError } from '../../core/errors.ts';
 import { measure } from '../../pipelines/measure.ts';
 import type { SnapshotSelector } from '../../sources/source.ts';
 import { type OptionTable, parseArguments, setting } from '../arguments.ts';
@@ -50,6 +51,8 @@ async function run(args: readonly string[], { output, signal }: CommandContext):
     snapshot,
     forceShare,
     signal,
+  }).catch((error) => {
+    throw explained(error, output);
   });
   const { required, fullyAllocated, bitmaps } = result;
   if (json) output.write(`${renderJson({ required, 'fully-allocated': fullyAllocated, bitmaps })}\n`);
@@ -58,6 +61,15 @@ async function run(args: readonly string[], { output, signal }: CommandContext):
     if (bitmaps !== undefined) output.write(`bitmaps size: ${bitmaps}\n`);
   }
   return 0;
+}
+
+/** What is wrong with an option comes in two messages. */
+function explained(error: unknown, output: Output): unknown {
+  if (!(error instanceof ImageError)) return error;
+  const [first, second] = error.message.split('\nInvalid options for file format');
+  if (second === undefined) return error;
+  output.complain(first);
+  return new CommandError(`Invalid options for file format${second}`);
 }
 
 function checkOperands(names: readonly string[], { imageOpts, format, snapshot, size }: MeasureValues): void {
