@@ -4,20 +4,21 @@ import { zeroBlock } from '../core/pool.ts';
 import { tracePoint } from '../core/trace.ts';
 import { RawSource, type RawWindow, rawWindow, SECTOR } from '../sources/raw.ts';
 import type { SourceRequest } from '../sources/source.ts';
-import { tuneNewFile } from '../storage/index.ts';
+import { checkFileTuning, type FileTuning, tuneNewFile } from '../storage/index.ts';
 import type { Storage } from '../storage/storage.ts';
 import type { Target } from './target.ts';
 
 /** Buffers of zeros in one write of full preallocation: a megabyte. */
 const ZERO_BATCH = 16;
 
+/** Bytes that QEMU allocates at the start of a new disk. */
+const FIRST_BLOCK = 4096;
+
 const traceCreate = tracePoint('raw_create');
 
-/** Options of a new raw image that are its own, parsed. */
-export interface RawCreateOptions {
+/** Options of a new raw image, parsed: those of its file. */
+export interface RawCreateOptions extends FileTuning {
   preallocation?: unknown;
-  nocow?: unknown;
-  extent_size_hint?: unknown;
 }
 
 type Preallocation = 'off' | 'falloc' | 'full';
@@ -41,8 +42,10 @@ export async function createRaw(request: {
     if (size > storage.size) throw refuse('Cannot grow device files', storage);
     return new RawTarget(storage, window, { readsAsZero: false, preallocation });
   }
+  checkFileTuning(storage, options);
   if (storage.size > 0) await storage.truncate(0);
   await tuneNewFile(storage, options);
+  if (preallocation !== 'full') await allocateFirstBlock(storage, size);
   await preallocate(storage, 0, size - SECTOR, preallocation);
   return new RawTarget(storage, window, { readsAsZero: true, preallocation });
 }
@@ -64,6 +67,15 @@ function preallocationOf(given: unknown, storage: Storage): Preallocation {
 
 function refuse(message: string, storage: Storage): ImageError {
   return new ImageError('unsupported', message, { file: storage.name, format: 'raw', operation: 'create' });
+}
+
+/**
+ * As QEMU does: where the first block has space, the alignment that O_DIRECT asks for can be found by reading it.
+ * Never the whole disk, though, since a new file is not to have its full length yet.
+ */
+async function allocateFirstBlock(storage: Storage, size: number): Promise<void> {
+  const length = size > FIRST_BLOCK ? FIRST_BLOCK : SECTOR;
+  if (length < size) await storage.write(0, zeroBlock().subarray(0, length));
 }
 
 async function preallocate(storage: Storage, offset: number, length: number, mode: Preallocation): Promise<void> {

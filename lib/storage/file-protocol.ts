@@ -86,21 +86,29 @@ const MAX_EXTENT_SIZE_HINT = 0xffff_ffff;
 /** QEMU's default; it keeps files from fragmenting on file systems that heed it. */
 const DEFAULT_EXTENT_SIZE_HINT = 1024 * 1024;
 
+/** What `nocow` and `extent_size_hint` of `fileCreateOptions` say, parsed. */
+export interface FileTuning {
+  nocow?: unknown;
+  extent_size_hint?: unknown;
+}
+
+/** Refuses wishes that make no sense; to be asked before a file is touched. */
+export function checkFileTuning(storage: Storage, { extent_size_hint: hint = 0 }: FileTuning): void {
+  if (Number(hint) <= MAX_EXTENT_SIZE_HINT) return;
+  throw new ImageError('invalid', 'Extent size hint is too large', { file: storage.name, operation: 'create' });
+}
+
 /**
  * Applies `nocow` and `extent_size_hint` to a new file that is still empty. Both are wishes: a file system that
  * knows no such thing is no error, as with QEMU.
  */
-export async function tuneNewFile(storage: Storage, options: { nocow?: unknown; extent_size_hint?: unknown }) {
-  const hint = Number(options.extent_size_hint ?? DEFAULT_EXTENT_SIZE_HINT);
-  if (hint > MAX_EXTENT_SIZE_HINT) {
-    throw new ImageError('invalid', 'Extent size hint is too large', { file: storage.name, operation: 'create' });
-  }
+export async function tuneNewFile(storage: Storage, { nocow, extent_size_hint: given }: FileTuning): Promise<void> {
+  checkFileTuning(storage, { extent_size_hint: given });
   if (!(storage instanceof FileStorage) || storage.fixedSize) return;
+  const hint = Number(given ?? DEFAULT_EXTENT_SIZE_HINT);
   // The default hint is only worth its system call where it is known to matter.
-  if (hint > 0 && (options.extent_size_hint !== undefined || (await isXfs(storage.path)))) {
-    await storage.hintExtentSize(hint);
-  }
-  if (options.nocow === true) await storage.disableCopyOnWrite();
+  if (hint > 0 && (given !== undefined || (await isXfs(storage.path)))) await storage.hintExtentSize(hint);
+  if (nocow === true) await storage.disableCopyOnWrite();
 }
 
 // Linux <linux/magic.h>.

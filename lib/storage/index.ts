@@ -5,7 +5,7 @@ import { nullProtocol } from './null.ts';
 import type { Protocol, ProtocolSpec } from './protocol.ts';
 import type { Storage, StorageOpenOptions } from './storage.ts';
 
-export { fileCreateOptions, tuneNewFile } from './file-protocol.ts';
+export { checkFileTuning, type FileTuning, fileCreateOptions, tuneNewFile } from './file-protocol.ts';
 export type { Protocol, ProtocolSpec } from './protocol.ts';
 
 const protocols: Protocol[] = [fileProtocol, hostDeviceProtocol, nullProtocol('null-co'), nullProtocol('null-aio')];
