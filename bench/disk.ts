@@ -27,10 +27,10 @@ export interface Disks {
   huge: string;
 }
 
-/** Makes the disks in `directory`; `sizeBytes` of the raw one. */
-export function makeDisks(directory: string, sizeBytes: number): Disks {
+/** Where the disks lie, made or not. */
+export function disksIn(directory: string): Disks {
   const at = (name: string) => join(directory, name);
-  const disks: Disks = {
+  return {
     raw: at('disk.raw'),
     qcow2: at('disk.qcow2'),
     compressed: at('compressed.qcow2'),
@@ -38,13 +38,17 @@ export function makeDisks(directory: string, sizeBytes: number): Disks {
     copy: at('copy.raw'),
     huge: at('huge.qcow2'),
   };
+}
+
+/** Makes the disks in `directory`; `sizeBytes` of the raw one. */
+export function makeDisks(disks: Disks, directory: string, sizeBytes: number): void {
+  const at = (name: string) => join(directory, name);
   makeFileSystem(disks.raw, at('tree'), sizeBytes);
   qemu('convert', '-O', 'qcow2', disks.raw, disks.qcow2);
   qemu('convert', '-O', 'qcow2', '-c', disks.raw, disks.compressed);
   qemu('convert', '-O', 'raw', disks.raw, disks.copy);
   makeChain(disks, at, sizeBytes);
   makeHuge(disks.huge);
-  return disks;
 }
 
 /** An ext4 file system with copies of this machine's own files, without mounting anything. */

@@ -1,14 +1,15 @@
 /**
- * imgpipe beside qemu-img, in one run: `npm run bench [-- --size 4G --runs 3 --only NAME --dir DIR]`.
+ * imgpipe beside qemu-img, in one run: `npm run bench [-- --size 4G --runs 3 --only NAME --dir DIR --keep]`.
+ * With `--keep`, DIR keeps the disks, and the next run takes them from there.
  * Prints a table of wall-time ratios (ours / theirs; below 1 is faster) and peak memory.
  */
-import { mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { parseUnsignedSize } from '../lib/core/units.ts';
 import { type Case, cases } from './cases.ts';
-import { type Disks, makeDisks } from './disk.ts';
+import { type Disks, disksIn, makeDisks } from './disk.ts';
 import { median, type Run, run } from './run.ts';
 
 const OURS = [process.execPath, 'dist/imgpipe.cjs'];
@@ -67,14 +68,18 @@ const { values } = parseArgs({
     runs: { type: 'string', default: '3' },
     only: { type: 'string', default: '' },
     dir: { type: 'string', default: tmpdir() },
+    keep: { type: 'boolean', default: false },
   },
 });
 const size = parseUnsignedSize(values.size);
 if (size === null) throw new Error(`--size ${values.size} is no size`);
-const directory = mkdtempSync(join(values.dir, 'imgpipe-bench-'));
+const directory = values.keep ? values.dir : mkdtempSync(join(values.dir, 'imgpipe-bench-'));
 try {
-  console.error(`making a ${values.size} disk in ${directory} …`);
-  const disks = makeDisks(directory, size);
+  const disks = disksIn(directory);
+  if (!existsSync(disks.huge)) {
+    console.error(`making a ${values.size} disk in ${directory} …`);
+    makeDisks(disks, directory, size);
+  }
   console.log(`${'case'.padEnd(32)}  ratio   aim    ours s  theirs s ours MiB  theirs`);
   for (const each of cases) {
     if (!each.name.includes(values.only)) continue;
@@ -82,5 +87,5 @@ try {
     console.log(render(row, each));
   }
 } finally {
-  rmSync(directory, { recursive: true, force: true });
+  if (!values.keep) rmSync(directory, { recursive: true, force: true });
 }

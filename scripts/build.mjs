@@ -29,7 +29,6 @@ await build({
   minifyWhitespace: true,
   external: native,
   define: { IMGPIPE_VERSION: JSON.stringify(version) },
-  banner: { js: '#!/usr/bin/env node' },
   logLevel: 'warning',
 });
 chmodSync('dist/imgpipe.cjs', 0o755);
