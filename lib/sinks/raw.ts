@@ -1,5 +1,6 @@
 import { alignUp } from '../core/binary.ts';
 import { ImageError } from '../core/errors.ts';
+import type { ByteReader } from '../core/extent.ts';
 import { zeroBlock } from '../core/pool.ts';
 import { tracePoint } from '../core/trace.ts';
 import { RawSource, type RawWindow, rawWindow, SECTOR } from '../sources/raw.ts';
@@ -138,6 +139,10 @@ class RawTarget implements Target {
     const start = this.#window.offset + offset;
     const inside = Math.min(length, this.#storage.size - start);
     if (inside > 0) await this.#storage.discard(start, inside);
+  }
+
+  copyFrom(offset: number, host: ByteReader, hostOffset: number, length: number): Promise<number> {
+    return this.#storage.copyFrom(host, hostOffset, this.#window.offset + offset, length);
   }
 
   async truncate(size: number): Promise<void> {

@@ -1,5 +1,6 @@
 import { resolve } from 'node:path';
 import { fromSystemError, ImageError } from '../core/errors.ts';
+import type { ByteReader } from '../core/extent.ts';
 import { setExtentSizeHint, setNoCopyOnWrite } from '../syscalls/attributes.ts';
 import { systemCalls } from '../syscalls/calls.ts';
 import type { PositionedIo } from './buffered.ts';
@@ -122,8 +123,8 @@ export class FileStorage implements Storage {
   }
 
   /** Only from another file; neither of the two may go around the page cache. */
-  async copyFrom(source: Storage, sourceOffset: number, offset: number, length: number): Promise<number> {
-    const { storage: from, offset: at } = unwrapSlice(source, sourceOffset);
+  async copyFrom(source: ByteReader, sourceOffset: number, offset: number, length: number): Promise<number> {
+    const { base: from, offset: at } = unwrapSlice(source, sourceOffset);
     if (!(from instanceof FileStorage) || this.fixedSize || from.fixedSize) return 0;
     if (this.#bypassesCache || from.#bypassesCache) return 0;
     const files = { from: from.#file.fd, fromOffset: at, to: this.#file.fd, toOffset: offset };

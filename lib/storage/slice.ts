@@ -1,4 +1,5 @@
 import { ImageError } from '../core/errors.ts';
+import type { ByteReader } from '../core/extent.ts';
 import type { CloseOptions, HostRange, Storage, ZeroOptions } from './storage.ts';
 
 /** A window of `size` bytes onto `storage` from `offset` on. Closing the slice closes the storage. */
@@ -68,7 +69,7 @@ export class SliceStorage implements Storage {
     return ranges.map((range) => ({ ...range, offset: range.offset - this.baseOffset }));
   }
 
-  async copyFrom(source: Storage, sourceOffset: number, offset: number, length: number): Promise<number> {
+  async copyFrom(source: ByteReader, sourceOffset: number, offset: number, length: number): Promise<number> {
     this.#check('write', offset, length);
     return this.base.copyFrom(source, sourceOffset, this.baseOffset + offset, length);
   }
@@ -105,12 +106,12 @@ export class SliceStorage implements Storage {
   }
 }
 
-/** The storage and offset that a slice, or a slice of one, stands for. */
-export function unwrapSlice(storage: Storage, offset: number): { storage: Storage; offset: number } {
-  let [base, at] = [storage, offset];
+/** The bytes and offset that a slice, or a slice of one, stands for. */
+export function unwrapSlice(reader: ByteReader, offset: number): { base: ByteReader; offset: number } {
+  let [base, at] = [reader, offset];
   while (base instanceof SliceStorage) {
     at += base.baseOffset;
     base = base.base;
   }
-  return { storage: base, offset: at };
+  return { base, offset: at };
 }

@@ -61,7 +61,7 @@ export interface Storage extends ByteReader {
    * Copies inside the kernel (copy_file_range, reflinks) and returns how many bytes were copied;
    * 0 where it can't be done: the caller then reads and writes.
    */
-  copyFrom(source: Storage, sourceOffset: number, offset: number, length: number): Promise<number>;
+  copyFrom(source: ByteReader, sourceOffset: number, offset: number, length: number): Promise<number>;
   truncate(size: number): Promise<void>;
   /** Data and metadata are on the disk when it resolves (unless the cache mode is `unsafe`). */
   flush(): Promise<void>;

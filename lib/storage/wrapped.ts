@@ -1,3 +1,4 @@
+import type { ByteReader } from '../core/extent.ts';
 import type { CloseOptions, HostRange, Storage, ZeroOptions } from './storage.ts';
 
 /** Passes everything on: the base of storages that change one thing about another. Closing closes the other too. */
@@ -52,7 +53,7 @@ export class WrappedStorage implements Storage {
     return this.inner.holes(offset, length);
   }
   /** The kernel would copy behind the wrapper's back: the caller reads and writes instead. */
-  async copyFrom(_source: Storage, _sourceOffset: number, _offset: number, _length: number): Promise<number> {
+  async copyFrom(_source: ByteReader, _sourceOffset: number, _offset: number, _length: number): Promise<number> {
     return 0;
   }
   truncate(size: number): Promise<void> {
