@@ -5,7 +5,7 @@ import type { Driver } from '../../lib/formats/driver.ts';
  * that isn't listed gets `DEFAULTS`.
  */
 export interface FormatFacts {
-  /** Sets of `-o` options to go through everything with; `{directory}` becomes the image's directory. */
+  /** Sets of `-o` options to go through everything with; `{image}` becomes the image's path. */
   optionSets: readonly Readonly<Record<string, string>>[];
   /** Guest sizes are rounded up to a multiple of this many bytes. */
   sizeUnit: number;
@@ -13,6 +13,8 @@ export interface FormatFacts {
   alwaysRecognised?: boolean;
   /** Options that `describe` must show, by the names they have in `-o`. */
   described?: readonly string[];
+  /** The longest disk that these options allow, or that is worth trying; default 1 TiB. */
+  longest?: (options: Readonly<Record<string, string>>) => number;
   /** Images made with these options can't have a backing file. */
   standsAlone?: (options: Readonly<Record<string, string>>) => boolean;
   /** Images for a format without `create`: made in `directory` by whoever can. */
@@ -43,12 +45,18 @@ const FACTS: Readonly<Record<string, FormatFacts>> = {
       { cluster_size: '4096', compression_type: 'zstd', refcount_bits: '64' },
       { cluster_size: '4096', lazy_refcounts: 'on', preallocation: 'metadata' },
       { cluster_size: '1024', preallocation: 'full', refcount_bits: '8' },
-      { cluster_size: '4096', data_file: '{directory}/data.bin' },
-      { cluster_size: '4096', data_file: '{directory}/data.bin', data_file_raw: 'on' },
+      { cluster_size: '4096', data_file: '{image}.data' },
+      { cluster_size: '4096', data_file: '{image}.data', data_file_raw: 'on' },
     ],
     sizeUnit: 512,
     described: ['compat', 'cluster_size', 'refcount_bits', 'compression_type'],
     standsAlone: ({ data_file_raw, preallocation }) => data_file_raw === 'on' || preallocation !== undefined,
+    longest({ cluster_size = '65536', data_file_raw }) {
+      // A raw data file is mapped whole from the start: its L2 tables take space like preallocated ones.
+      if (data_file_raw === 'on') return 2 ** 30;
+      // An L1 table has at most 4 Mi entries, an L2 table takes a cluster.
+      return 2 ** 22 * (Number(cluster_size) / 16) * Number(cluster_size);
+    },
   },
 };
 

@@ -10,7 +10,7 @@ import type { Subject } from './subject.ts';
 
 const SIZES = [0, 1, 511, 512, 513, 1000, 65536, 99_999, 65536 * 3 + 1];
 const TEBIBYTE = 2 ** 40;
-/** Metadata of a sparse TiB at the smallest clusters; data would take ten thousand times as much. */
+/** Metadata of a sparse TiB; data would take thousands of times as much. */
 const SPARSE_BYTES = 512 * 1024 * 1024;
 
 /** Creation, sizes, completion and giving up. */
@@ -25,7 +25,7 @@ export function lifeTests(subject: Subject): void {
       const info = await image.source.describe().finally(() => image.close());
       for (const [key, value] of Object.entries(here.options)) {
         const shown = described(info, key);
-        if (shown !== undefined) t.is(shown, value.replace('{directory}', here.path('.').replace(/\/\.$/, '')));
+        if (shown !== undefined) t.is(shown, value.replace('{image}', here.path()));
       }
       for (const key of here.facts.described ?? []) t.not(described(info, key), undefined, key);
       t.pass();
@@ -62,27 +62,28 @@ function sizeTests(subject: Subject): void {
     });
   });
 
-  test(`${subject.title}: a disk of 1 TiB takes the space of what was written`, async (t) => {
+  test(`${subject.title}: a huge disk takes the space of what was written`, async (t) => {
     if (subject.options.preallocation !== undefined) {
       t.log('skipped: preallocated');
       return t.pass();
     }
     await subject.within(async (here) => {
-      const target = await here.create({ size: TEBIBYTE });
+      const size = Math.min(TEBIBYTE, here.facts.longest?.(here.options) ?? TEBIBYTE);
+      const target = await here.create({ size });
       const buffer = pattern(10_000, 9);
-      const offsets = [0, TEBIBYTE / 2 - 5000, TEBIBYTE - buffer.length];
+      const offsets = [0, size / 2 - 5000, size - buffer.length];
       for (const offset of offsets) await target.write(offset, buffer);
       await target.close();
       t.true((await stat(here.path())).blocks * 512 < SPARSE_BYTES);
       const image = await here.open();
-      t.is(image.source.size, TEBIBYTE);
+      t.is(image.source.size, size);
       for (const offset of offsets) {
         const found = Buffer.alloc(buffer.length);
         await image.source.read(offset, found);
         t.true(found.equals(buffer));
       }
       const gap = Buffer.alloc(5000, 1);
-      await image.source.read(TEBIBYTE / 4, gap);
+      await image.source.read(size / 4, gap);
       t.true(gap.equals(Buffer.alloc(5000)));
       await image.close();
     });

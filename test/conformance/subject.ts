@@ -29,7 +29,7 @@ export class Subject {
 
   /** For titles: `qcow2 cluster_size=512`. */
   get title(): string {
-    const pairs = Object.entries(this.options).map(([key, value]) => `${key}=${value.replace('{directory}/', '')}`);
+    const pairs = Object.entries(this.options).map(([key, value]) => `${key}=${value.replace('{image}', 'image')}`);
     return [this.driver.name, ...pairs].join(' ');
   }
 
@@ -55,7 +55,7 @@ export class Subject {
   /** A new image. The cache mode saves the disk; what flush does is tested with the storages. */
   create({ size, backing, filename = this.path() }: CreateFacts): Promise<Target> {
     const options = Object.fromEntries(
-      Object.entries(this.options).map(([key, value]) => [key, value.replace('{directory}', this.#directory)]),
+      Object.entries(this.options).map(([key, value]) => [key, value.replace('{image}', filename)]),
     );
     return createImage({ filename, format: this.driver.name, size, options, backing, cache: 'unsafe' });
   }

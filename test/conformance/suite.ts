@@ -1,4 +1,4 @@
-import type { Driver } from '../../lib/formats/driver.ts';
+import { drivers } from '../../lib/formats/index.ts';
 import { backingTests } from './backing.ts';
 import { factsOf } from './facts.ts';
 import { fixtureTests } from './fixtures.ts';
@@ -7,19 +7,34 @@ import { probeTests } from './probe.ts';
 import { Subject } from './subject.ts';
 import { writeTests } from './writes.ts';
 
-/**
- * Declares the tests that every format must pass, for one driver. What the driver's card lacks is left out:
- * no `create`, no tests of new images; no `supportsBacking`, none of backing files; and so on.
- */
-export function conformanceSuite(driver: Driver): void {
-  probeTests(driver);
-  fixtureTests(driver);
-  if (driver.create === undefined) return;
-  for (const options of factsOf(driver).optionSets) {
-    const subject = new Subject(driver, options);
-    lifeTests(subject);
-    if (driver.openTarget !== undefined) writeTests(subject);
-    // An image whose data lie raw beside it can't leave anything to a backing file.
-    if (driver.supportsBacking && !subject.facts.standsAlone?.(options)) backingTests(subject);
-  }
+/** The formats that the suite runs on, with each of their option sets if they can be made. */
+function subjects(): Subject[] {
+  const able = drivers().filter(({ create }) => create !== undefined);
+  return able.flatMap((driver) => factsOf(driver).optionSets.map((options) => new Subject(driver, options)));
 }
+
+/**
+ * Declares the tests that every format must pass. What a driver's card lacks is left out: no `create`, no tests of
+ * new images; no `supportsBacking`, none of backing files; and so on. In parts, because AVA gives each test file a
+ * process.
+ */
+export const conformance = {
+  reading(): void {
+    for (const driver of drivers()) {
+      probeTests(driver);
+      fixtureTests(driver);
+    }
+  },
+  life(): void {
+    for (const subject of subjects()) lifeTests(subject);
+  },
+  writing(): void {
+    for (const subject of subjects().filter(({ driver }) => driver.openTarget !== undefined)) writeTests(subject);
+  },
+  backing(): void {
+    for (const subject of subjects()) {
+      // An image whose data lie raw beside it can't leave anything to a backing file.
+      if (subject.driver.supportsBacking && !subject.facts.standsAlone?.(subject.options)) backingTests(subject);
+    }
+  },
+};
