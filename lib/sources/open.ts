@@ -115,6 +115,9 @@ async function openLayer(spec: NodeSpec, context: Context, isTop: boolean): Prom
   const writable = isTop && context.writable === true;
   const given = takeNodeOptions(spec.options, { cache: context.cache, writable });
   const isProtocol = spec.driver !== null && spec.driver === spec.file.driver;
+  if (isProtocol && context.drivers.some(({ name }) => name === spec.driver)) {
+    throw new ImageError('invalid', 'A block device must be specified for "file"');
+  }
   const chosen = spec.driver === null || isProtocol ? null : driverNamed(spec.driver, context.drivers);
   const storage =
     (isTop ? context.storage : undefined) ?? (await openStorage(spec.file, { writable, cache: given.cache }));

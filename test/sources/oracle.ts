@@ -2,6 +2,7 @@ import { readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { drivers } from '../../lib/formats/index.ts';
 import { walkExtents } from '../../lib/sources/extents.ts';
+import { parseImageOpts } from '../../lib/sources/filename.ts';
 import { type OpenedImage, type OpenImageOptions, openImage } from '../../lib/sources/open.ts';
 import type { Source } from '../../lib/sources/source.ts';
 import { tool } from '../support/tools.ts';
@@ -21,8 +22,9 @@ export interface MapLine {
 }
 
 /** Opens with the drivers of the library. */
-export function open(filename: string, options: Partial<OpenImageOptions> = {}): Promise<OpenedImage> {
-  return openImage(filename, { drivers: drivers(), ...options });
+export function open(filename: string, options: Partial<OpenImageOptions> & { imageOpts?: boolean } = {}) {
+  const { imageOpts = false, ...rest } = options;
+  return openImage(imageOpts ? parseImageOpts(filename) : filename, { drivers: drivers(), ...rest });
 }
 
 /** Opens, hands over, closes. */
