@@ -206,7 +206,7 @@ test.after.always(() => {
 });
 
 for (const line of LINES) {
-  test(`says the same as qemu-img: ${line}`, (t) => {
+  test.serial(`says the same as qemu-img: ${line}`, (t) => {
     const oracle = tool('qemu-img');
     if (oracle.missing(t) || tool('qemu-io').missing(t)) return;
     const expected = oracle.run(words(line), { cwd: directory });

@@ -212,7 +212,7 @@ test.before(async () => {
 test.after.always(() => program?.remove());
 
 for (const line of LINES) {
-  test(`fails like qemu-img: ${line}`, (t) => {
+  test.serial(`fails like qemu-img: ${line}`, (t) => {
     const oracle = tool('qemu-img');
     if (oracle.missing(t)) return;
     return withTmpDir((cwd) => {
@@ -227,7 +227,7 @@ for (const line of LINES) {
 }
 
 for (const line of MEASURE_LINES) {
-  test(`complains like getopt and prints help: ${line}`, (t) => {
+  test.serial(`complains like getopt and prints help: ${line}`, (t) => {
     const oracle = tool('qemu-img');
     if (oracle.missing(t)) return;
     const expected = oracle.run(words(line));
@@ -239,7 +239,7 @@ for (const line of MEASURE_LINES) {
 }
 
 for (const line of HELP_LINES) {
-  test(`prints help: ${line}`, (t) => {
+  test.serial(`prints help: ${line}`, (t) => {
     const got = program.run(words(line));
     t.is(got.status, 0);
     t.is(got.stderr, '');
