@@ -124,11 +124,13 @@ class RawTarget implements Target {
     return this.#window.size;
   }
 
-  write(offset: number, buffer: Buffer): Promise<void> {
+  async write(offset: number, buffer: Buffer): Promise<void> {
+    this.#check('write', offset, buffer.length);
     return this.#storage.write(this.#window.offset + offset, buffer);
   }
 
   async zero(offset: number, length: number, options?: { unmap?: boolean }): Promise<void> {
+    this.#check('zero', offset, length);
     const start = this.#window.offset + offset;
     // What lies beyond the file's end reads as zeros already; a new file is lengthened in close().
     const inside = Math.min(length, this.#storage.size - start);
@@ -136,12 +138,14 @@ class RawTarget implements Target {
   }
 
   async discard(offset: number, length: number): Promise<void> {
+    this.#check('discard', offset, length);
     const start = this.#window.offset + offset;
     const inside = Math.min(length, this.#storage.size - start);
     if (inside > 0) await this.#storage.discard(start, inside);
   }
 
-  copyFrom(offset: number, host: ByteReader, hostOffset: number, length: number): Promise<number> {
+  async copyFrom(offset: number, host: ByteReader, hostOffset: number, length: number): Promise<number> {
+    this.#check('write', offset, length);
     return this.#storage.copyFrom(host, hostOffset, this.#window.offset + offset, length);
   }
 
@@ -180,6 +184,16 @@ class RawTarget implements Target {
     } finally {
       await this.#storage.close({ discard: this.#making !== null });
     }
+  }
+
+  #check(operation: string, offset: number, length: number): void {
+    if (offset >= 0 && offset + length <= this.size) return;
+    throw new ImageError('invalid', 'The range lies beyond the end of the disk', {
+      file: this.name,
+      format: 'raw',
+      operation,
+      offset,
+    });
   }
 
   async #complete(): Promise<void> {

@@ -116,6 +116,8 @@ test('an existing disk is written in its window only, and resized', async (t) =>
   t.is(cut.size, 4096);
   await cut.write(100, pattern(50, 9));
   await cut.zero(200, 50);
+  await t.throwsAsync(cut.write(4090, Buffer.alloc(10)), { instanceOf: ImageError });
+  await t.throwsAsync(cut.zero(4096, 1), { instanceOf: ImageError });
   await t.throwsAsync(async () => cut.truncate?.(8192), { message: 'Cannot resize fixed-size raw disks' });
   const wanted = pattern(10_240, 1);
   pattern(50, 9).copy(wanted, 1124);
