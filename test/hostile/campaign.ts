@@ -14,14 +14,13 @@ export type Message = { at: string } | { report: Report };
 
 export interface Report {
   cases: number;
-  /** Cases in which some step was refused. */
+  /** Cases in which some step was refused, but for snapshots that are not there. */
   refused: number;
   /** Refusals that name an offset. */
   located: number;
   worked: number;
-  /** At most `MAX_FAULTS`. */
-  faults: string[];
-  faultCount: number;
+  /** What must not be, each kind once: how often, and the first case. */
+  faults: Record<string, { count: number; first: string }>;
   /** Each message with how often it came. */
   messages: Record<string, number>;
   /** Bytes of the largest buffer in any case. */
@@ -30,7 +29,6 @@ export interface Report {
   peakMemory: number;
 }
 
-const MAX_FAULTS = 40;
 /** Buffers of fixed size that the library keeps (I/O windows, pools) are below this. */
 const FIXED_BUFFERS = 4 * 1024 * 1024;
 
@@ -39,8 +37,7 @@ const report: Report = {
   refused: 0,
   located: 0,
   worked: 0,
-  faults: [],
-  faultCount: 0,
+  faults: {},
   messages: {},
   largestBuffer: 0,
   peakMemory: 0,
@@ -48,8 +45,13 @@ const report: Report = {
 let current = 'start';
 
 function fault(text: string): void {
-  report.faultCount += 1;
-  if (report.faults.length < MAX_FAULTS) report.faults.push(`${current}: ${text}`);
+  const kind = withoutNumbers(text);
+  report.faults[kind] ??= { count: 0, first: current };
+  report.faults[kind].count += 1;
+}
+
+function withoutNumbers(text: string): string {
+  return text.replace(/0x[0-9a-f]+|\b\d+\b/g, 'N');
 }
 
 function tell(message: Message): void {
@@ -64,10 +66,10 @@ async function runCase(name: string, bytes: Buffer, watch: AllocationWatch): Pro
   report.largestBuffer = Math.max(report.largestBuffer, largest);
   report.cases += 1;
   report.worked += outcome.worked;
-  if (outcome.refused.length > 0) report.refused += 1;
+  if (outcome.refused.some(({ error }) => error.kind !== 'missing')) report.refused += 1;
   for (const { step, error } of outcome.refused) {
     if (error.offset !== undefined) report.located += 1;
-    const message = `${step}: [${error.kind}] ${error.message.replace(/0x[0-9a-f]+|\d+/g, 'N')}`;
+    const message = `${step}: [${error.kind}] ${withoutNumbers(error.message)}`;
     report.messages[message] = (report.messages[message] ?? 0) + 1;
   }
   for (const each of outcome.faults) fault(each);

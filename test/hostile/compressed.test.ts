@@ -2,7 +2,6 @@ import { join } from 'node:path';
 import { deflateRawSync } from 'node:zlib';
 import { compress } from '@mongodb-js/zstd';
 import test from 'ava';
-import { openFile } from '../../lib/storage/file.ts';
 import { galleryTools, mixedDisk, qcow2Gallery } from '../support/images.ts';
 import { withTmpDir } from '../support/tmp.ts';
 import { anatomyOf } from './anatomy.ts';
@@ -94,21 +93,5 @@ test('compressed clusters that begin or end past the end of the file are refused
       t.like(error, { format: 'qcow2', file: join(directory, 'hostile.qcow2') });
       await image.close();
     }
-  });
-});
-
-test('a file that is opened twice in vain leaves no descriptor behind', async (t) => {
-  if (galleryTools().some((each) => each.missing(t))) return;
-  await withTmpDir(async (directory) => {
-    const [{ bytes }] = qcow2Gallery(directory, ['zlib']);
-    const spoiled = bytes.subarray(0, 90);
-    const lowestFree = async () => {
-      const storage = await openFile(join(directory, 'zlib.qcow2'));
-      await storage.close();
-    };
-    await lowestFree();
-    const before = process.getActiveResourcesInfo().length;
-    for (let round = 0; round < 50; round += 1) await t.throwsAsync(openBytes(directory, spoiled));
-    t.true(process.getActiveResourcesInfo().length <= before + 1);
   });
 });

@@ -31,7 +31,14 @@ export async function exercise(name: string, bytes: Buffer): Promise<Outcome> {
   const storage = memoryStorage(name, bytes);
   await attempt(outcome, 'read', () => exerciseSource(outcome, name, storage));
   if (!storedBytes(storage, bytes.length).equals(bytes)) outcome.faults.push('reading changed the file');
-  await attempt(outcome, 'write', () => exerciseTarget(outcome, memoryStorage(name, bytes), bytes));
+  const image = await openImage(name, {
+    drivers: drivers(),
+    format: 'qcow2',
+    storage: memoryStorage(name, bytes),
+  }).catch(() => null);
+  const backing = image?.backing?.chain ?? null;
+  await attempt(outcome, 'write', () => exerciseTarget(outcome, memoryStorage(name, bytes), bytes, backing));
+  await image?.close();
   return outcome;
 }
 
@@ -110,7 +117,12 @@ async function mapAll(outcome: Outcome, source: Source, sampled: number[]): Prom
   }
 }
 
-async function exerciseTarget(outcome: Outcome, storage: MemoryStorage, bytes: Buffer): Promise<void> {
+async function exerciseTarget(
+  outcome: Outcome,
+  storage: MemoryStorage,
+  bytes: Buffer,
+  backing: Source | null,
+): Promise<void> {
   const driver = driverNamed('qcow2');
   if (driver.openTarget === undefined) throw new Error('qcow2 has no write path');
   let target: Target;
@@ -121,7 +133,7 @@ async function exerciseTarget(outcome: Outcome, storage: MemoryStorage, bytes: B
       writable: true,
       cache: 'writeback',
       gate: createGate(),
-      backing: null,
+      backing,
     });
   } catch (error) {
     if (!storedBytes(storage, bytes.length).equals(bytes))

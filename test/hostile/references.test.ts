@@ -7,7 +7,15 @@ import { drivers } from '../../lib/formats/index.ts';
 import { openImage } from '../../lib/sources/open.ts';
 import { galleryTools, qcow2Gallery } from '../support/images.ts';
 import { withTmpDir } from '../support/tmp.ts';
-import { openBytes, withBackingFile } from './craft.ts';
+import { openBytes, withBackingFile, withFields } from './craft.ts';
+
+/** The gallery's image that has a backing file, without the format that its header gives it: each layer is probed. */
+function probedImage(directory: string): Buffer {
+  const [{ bytes }] = qcow2Gallery(directory, ['backed']);
+  // The extension's type becomes one that nobody knows.
+  bytes.writeUInt32BE(0x1234_5678, bytes.indexOf(Buffer.from('e2792aca', 'hex')));
+  return bytes;
+}
 
 /** Descriptors of this process, where the system shows them. */
 function openDescriptors(): number {
@@ -17,7 +25,7 @@ function openDescriptors(): number {
 test.serial('backing files that go round in a circle are refused, and nothing stays open', async (t) => {
   if (galleryTools().some((each) => each.missing(t))) return;
   await withTmpDir(async (directory) => {
-    const [{ bytes }] = qcow2Gallery(directory, ['backed']);
+    const bytes = probedImage(directory);
     const at = (name: string) => join(directory, name);
     writeFileSync(at('self'), withBackingFile(bytes, 'self'));
     writeFileSync(at('a'), withBackingFile(bytes, 'b'));
@@ -35,15 +43,30 @@ test.serial('backing files that go round in a circle are refused, and nothing st
 test.serial('a chain of a thousand and more images is refused or read, and closed again', async (t) => {
   if (galleryTools().some((each) => each.missing(t))) return;
   await withTmpDir(async (directory) => {
-    const [{ bytes }] = qcow2Gallery(directory, ['backed']);
-    // Its backing format is raw; the extension's type is blotted out so that each layer is probed.
-    const probed = Buffer.from(bytes);
-    probed.writeUInt32BE(0x1234_5678, probed.indexOf(Buffer.from('e2792aca', 'hex')));
+    const bytes = probedImage(directory);
     for (let layer = 0; layer < 1100; layer += 1) {
-      writeFileSync(join(directory, `layer-${layer}`), withBackingFile(probed, `layer-${layer + 1}`));
+      writeFileSync(join(directory, `layer-${layer}`), withBackingFile(bytes, `layer-${layer + 1}`));
     }
     const before = openDescriptors();
     await t.throwsAsync(openImage(join(directory, 'layer-0'), { drivers: drivers() }), { name: 'ImageError' });
+    t.is(openDescriptors(), before);
+  });
+});
+
+test.serial('files that are opened in vain leave no descriptor behind', async (t) => {
+  if (galleryTools().some((each) => each.missing(t))) return;
+  await withTmpDir(async (directory) => {
+    const images = qcow2Gallery(directory, ['plain', 'data-file', 'snapshots', 'bitmaps']);
+    const before = openDescriptors();
+    for (const { bytes } of images) {
+      for (const length of [10, 90, 300, 4100]) {
+        await openBytes(directory, bytes.subarray(0, length)).then(
+          (image) => image.close(),
+          () => {},
+        );
+      }
+      await t.throwsAsync(openBytes(directory, withFields(bytes, { incompatible_features: 1n << 40n })));
+    }
     t.is(openDescriptors(), before);
   });
 });

@@ -46,6 +46,6 @@ export function checkReport(t: ExecutionContext, report: Report): void {
   const mebibytes = (bytes: number) => `${Math.round(bytes / 1024 / 1024)} MiB`;
   t.log(`${cases} files, ${refused} refused in some step (${located} times with an offset), ${worked} steps worked`);
   t.log(`largest buffer ${mebibytes(largestBuffer)}, peak memory ${mebibytes(peakMemory)}`);
-  t.deepEqual(report.faults, [], `${report.faultCount} faults`);
+  t.deepEqual(report.faults, {});
   t.true(peakMemory < MEMORY_BOUND, `peak memory ${mebibytes(peakMemory)}`);
 }
