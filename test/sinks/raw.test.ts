@@ -10,6 +10,7 @@ import { openFile } from '../../lib/storage/file.ts';
 import { openStorage } from '../../lib/storage/index.ts';
 import { memoryStorage } from '../../lib/storage/memory.ts';
 import { pattern } from '../storage/model.ts';
+import { lacksSystemCalls } from '../storage/skip.ts';
 import { withTmpDir } from '../support/tmp.ts';
 import { tool } from '../support/tools.ts';
 
@@ -38,6 +39,7 @@ test('a new disk gets its full length in close only', async (t) => {
 });
 
 test('preallocated disks take the space that qemu-img’s take', async (t) => {
+  if (await lacksSystemCalls(t)) return;
   const qemuImg = tool('qemu-img');
   if (qemuImg.missing(t)) return;
   await withTmpDir(async (directory) => {

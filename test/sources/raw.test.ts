@@ -8,6 +8,7 @@ import type { Source } from '../../lib/sources/source.ts';
 import { openFile } from '../../lib/storage/file.ts';
 import { memoryStorage } from '../../lib/storage/memory.ts';
 import { pattern } from '../storage/model.ts';
+import { lacksSystemCalls } from '../storage/skip.ts';
 import { withTmpDir } from '../support/tmp.ts';
 import { tool } from '../support/tools.ts';
 
@@ -120,6 +121,7 @@ test('sizes, maps and messages of the raw driver are qemu-img’s', async (t) =>
 });
 
 test('holes, preallocated space and data written by qemu-io are mapped as qemu-img maps them', async (t) => {
+  if (await lacksSystemCalls(t)) return;
   const [qemuImg, qemuIo] = [tool('qemu-img'), tool('qemu-io')];
   if (qemuImg.missing(t) || qemuIo.missing(t)) return;
   await withTmpDir(async (directory) => {

@@ -6,6 +6,7 @@ import { ImageError } from '../../lib/core/errors.ts';
 import { openFile } from '../../lib/storage/file.ts';
 import { withTmpDir } from '../support/tmp.ts';
 import { pattern } from './model.ts';
+import { lacksSystemCalls } from './skip.ts';
 
 test('opening tells reasons in qemu-img’s words', async (t) => {
   await withTmpDir(async (directory) => {
@@ -88,6 +89,7 @@ test('reads beyond the end are refused and leave no operation behind', async (t)
 });
 
 test('a file that shrinks while it is read gives an error, by read and by map', async (t) => {
+  if (await lacksSystemCalls(t)) return;
   await withTmpDir(async (directory) => {
     const path = join(directory, 'x');
     writeFileSync(path, pattern(100_000, 1));
@@ -168,6 +170,7 @@ test('an open descriptor is used as it is', async (t) => {
 });
 
 test('O_DIRECT is refused in qemu-img’s words where the file system has none', async (t) => {
+  if (await lacksSystemCalls(t)) return;
   if (!existsSync('/proc/version')) {
     t.log('skipped: no /proc');
     return t.pass();
