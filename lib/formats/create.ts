@@ -5,7 +5,7 @@ import type { Target } from '../sinks/target.ts';
 import { hasProtocol, type NodeSpec, parseFilename } from '../sources/filename.ts';
 import { createGate, type ImplicitPolicy } from '../sources/gate.ts';
 import { type OpenedImage, openImage } from '../sources/open.ts';
-import { fileCreateOptions, openStorage } from '../storage/index.ts';
+import { fileCreateOptions, openStorage, protocolNamed } from '../storage/index.ts';
 import type { CacheMode, Storage } from '../storage/storage.ts';
 import { alsoClose } from './close.ts';
 import type { Driver } from './driver.ts';
@@ -46,8 +46,8 @@ interface Backing {
  */
 export async function createImage(request: CreateImageOptions): Promise<Target> {
   const drivers = request.drivers ?? allDrivers();
-  const node = request.node ?? parseFilename(request.filename ?? '');
   const driver = creatingDriver(request.format, drivers);
+  const node = placeOf(request);
   const values = parseOptions<OptionSchema>(createOptionsFor(driver, node), request.options ?? {}) as AnyOptionValues;
   const backing = await openBacking(request, { node, driver, values, drivers });
   try {
@@ -66,6 +66,17 @@ export async function createImage(request: CreateImageOptions): Promise<Target> 
     await backing?.opened?.close().catch(() => {});
     throw error;
   }
+}
+
+/** Where the new image goes. A place that cannot be is told before anything else. */
+function placeOf({ node, filename = '', storage }: CreateImageOptions): NodeSpec {
+  if (node === undefined && filename.startsWith('json:')) {
+    // A description is of something that exists.
+    throw new ImageError('invalid', `Unknown protocol 'json'`, { file: filename });
+  }
+  const place = node ?? parseFilename(filename);
+  if (storage === undefined) protocolNamed(place.file);
+  return place;
 }
 
 function backingValues(values: AnyOptionValues, backing: Backing | null): AnyOptionValues {
@@ -129,7 +140,8 @@ async function openBacking(
 ): Promise<Backing | null> {
   const filename = request.backing?.filename ?? textOf(values.backing_file);
   const format = request.backing?.format ?? textOf(values.backing_fmt) ?? null;
-  if (filename === undefined || filename === '') {
+  if (filename === '') throw new ImageError('invalid', 'Expected backing file name, got empty string');
+  if (filename === undefined) {
     if (values.backing_fmt !== undefined) refuseWithout(driver, 'Backing format');
     return null;
   }
@@ -178,7 +190,9 @@ async function openBackingImage(
     });
   } catch (error) {
     if (!(error instanceof ImageError)) throw error;
-    throw new ImageError(error.kind, `${error.message}\nCould not open backing image.`, {
+    // The name of the backing file is in the innermost message where it matters.
+    const { message } = error.cause instanceof ImageError ? error.cause : error;
+    throw new ImageError(error.kind, `${message}\nCould not open backing image.`, {
       file: filename,
       code: error.code,
       cause: error,

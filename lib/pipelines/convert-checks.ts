@@ -56,8 +56,8 @@ function checkInputs(options: ConvertOptions): void {
 export function checkOutputFormat(options: ConvertOptions, format: string): Driver {
   const driver = creatingDriver(format, options.drivers);
   if (backingName(options) !== undefined) {
-    if (backingFormat(options) === undefined) throw invalid('Use of backing file requires explicit backing format');
     if (!driver.supportsBacking) throw unsupported(`Backing file not supported for file format '${format}'`);
+    if (backingFormat(options) === undefined) throw invalid('Use of backing file requires explicit backing format');
   }
   if (options.compress) {
     if (!driver.supportsCompression) throw unsupported('Compression not supported for this file format');

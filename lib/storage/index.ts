@@ -17,13 +17,17 @@ export function registerProtocol(protocol: Protocol): void {
   else protocols.push(protocol);
 }
 
+/** The protocol that `spec` names; `invalid` where there is none. */
+export function protocolNamed(spec: ProtocolSpec): Protocol {
+  const protocol = protocols.find(({ name }) => name === spec.driver);
+  if (protocol !== undefined) return protocol;
+  const what = spec.filename?.startsWith(`${spec.driver}:`) ? 'protocol' : 'driver';
+  throw new ImageError('invalid', `Unknown ${what} '${spec.driver}'`, { file: spec.filename });
+}
+
 /** Opens what `spec` describes; an ImageError in qemu-img's words where that is not possible. */
 export async function openStorage(spec: ProtocolSpec, options: StorageOpenOptions = {}): Promise<Storage> {
-  const protocol = protocols.find(({ name }) => name === spec.driver);
-  if (protocol === undefined) {
-    const what = spec.filename?.startsWith(`${spec.driver}:`) ? 'protocol' : 'driver';
-    throw new ImageError('invalid', `Unknown ${what} '${spec.driver}'`, { file: spec.filename });
-  }
+  const protocol = protocolNamed(spec);
   if (options.create && !protocol.creates) {
     throw new ImageError('unsupported', `Protocol driver '${spec.driver}' does not support image creation`, {
       file: spec.filename,

@@ -216,7 +216,8 @@ function inCopy(cwd: string, line: string, run: (cwd: string) => ToolResult) {
     place(join(images, file), join(cwd, file));
   }
   const { text, stderr, status } = run(cwd);
-  return { said: { text, stderr, status }, files: readdirSync(cwd).sort() };
+  // One of the oracle's hints lacks the end of its line.
+  return { said: { text, stderr: stderr.trimEnd(), status }, files: readdirSync(cwd).sort() };
 }
 
 /** What `info` says of a file, without the space it takes and the time of its snapshots. */
