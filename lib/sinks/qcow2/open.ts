@@ -14,6 +14,7 @@ import {
   MAX_CLUSTER_BITS,
   type Qcow2Header,
 } from '../../layouts/qcow2/index.ts';
+import { inContext } from '../../sources/qcow2/context.ts';
 import type { Source, SourceRequest } from '../../sources/source.ts';
 import { readPadded, type Storage } from '../../storage/storage.ts';
 import { Qcow2Image } from './image.ts';
@@ -33,6 +34,14 @@ export interface Qcow2OpenRequest extends SourceRequest {
  * refused; one marked dirty gets its refcounts rebuilt first.
  */
 export async function openQcow2Target(request: Qcow2OpenRequest): Promise<Qcow2Target> {
+  try {
+    return await openForWriting(request);
+  } catch (error) {
+    throw inContext(error, request.storage.name);
+  }
+}
+
+async function openForWriting(request: Qcow2OpenRequest): Promise<Qcow2Target> {
   const { storage } = request;
   const { header, tail } = await readHead(storage);
   refuse(storage, header);

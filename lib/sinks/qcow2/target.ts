@@ -1,5 +1,6 @@
 import { alignDown, alignUp } from '../../core/binary.ts';
 import { ImageError } from '../../core/errors.ts';
+import { inContext } from '../../sources/qcow2/context.ts';
 import type { Source } from '../../sources/source.ts';
 import type { ClusterCompressor, Target } from '../target.ts';
 import { clusterCompressor, PackedWriter, writeCompressedCluster } from './compressed.ts';
@@ -15,6 +16,9 @@ export interface Qcow2TargetOptions {
   /** What was never written reads as zeros. */
   readsAsZero: boolean;
 }
+
+/** The header's first field, without which a device holds no image. */
+const MAGIC_BYTES = 4;
 
 /** A qcow2 image open for writing: the one write path of new and of existing images. */
 export class Qcow2Target implements Target {
@@ -45,9 +49,8 @@ export class Qcow2Target implements Target {
     return this.#image.header.size;
   }
 
-  async write(offset: number, buffer: Buffer): Promise<void> {
-    await this.#begin('write', offset, buffer.length);
-    await this.#write(offset, buffer);
+  write(offset: number, buffer: Buffer): Promise<void> {
+    return this.#change('write', { offset, length: buffer.length }, () => this.#write(offset, buffer));
   }
 
   async #write(offset: number, buffer: Buffer): Promise<void> {
@@ -56,23 +59,25 @@ export class Qcow2Target implements Target {
     );
   }
 
-  async zero(offset: number, length: number, options: { unmap?: boolean } = {}): Promise<void> {
-    await this.#begin('zero', offset, length);
-    const { data, external, header } = this.#image;
-    // Whoever reads the data file as a raw image must find the zeros there.
-    if (external) await data.zero(offset, Math.min(length, header.size - offset), options);
-    await this.#clear(offset, length, options.unmap ? 'unmap' : 'zero');
+  zero(offset: number, length: number, options: { unmap?: boolean } = {}): Promise<void> {
+    return this.#change('zero', { offset, length }, async () => {
+      const { data, external, header } = this.#image;
+      // Whoever reads the data file as a raw image must find the zeros there.
+      if (external) await data.zero(offset, Math.min(length, header.size - offset), options);
+      await this.#clear(offset, length, options.unmap ? 'unmap' : 'zero');
+    });
   }
 
-  async discard(offset: number, length: number): Promise<void> {
-    await this.#begin('discard', offset, length);
-    const { data, external, geometry } = this.#image;
-    if (external) {
-      const start = alignUp(offset, geometry.clusterSize);
-      const end = alignDown(offset + length, geometry.clusterSize);
-      if (start < end) await data.zero(start, end - start, { unmap: true });
-    }
-    await this.#clear(offset, length, 'discard');
+  discard(offset: number, length: number): Promise<void> {
+    return this.#change('discard', { offset, length }, async () => {
+      const { data, external, geometry } = this.#image;
+      if (external) {
+        const start = alignUp(offset, geometry.clusterSize);
+        const end = alignDown(offset + length, geometry.clusterSize);
+        if (start < end) await data.zero(start, end - start, { unmap: true });
+      }
+      await this.#clear(offset, length, 'discard');
+    });
   }
 
   async #clear(offset: number, length: number, clearing: Clearing): Promise<void> {
@@ -83,8 +88,11 @@ export class Qcow2Target implements Target {
     for (const range of left) await writeZeros(range, (at, zeros) => this.#write(at, zeros));
   }
 
-  async writeCompressed(offset: number, length: number, packed: Buffer): Promise<void> {
-    await this.#begin('write', offset, length);
+  writeCompressed(offset: number, length: number, packed: Buffer): Promise<void> {
+    return this.#change('write', { offset, length }, () => this.#writeCompressed(offset, length, packed));
+  }
+
+  async #writeCompressed(offset: number, length: number, packed: Buffer): Promise<void> {
     const image = this.#image;
     const { clusterSize } = image.geometry;
     if (image.external) throw this.#error('unsupported', 'Compressed clusters cannot lie in an external data file');
@@ -102,8 +110,11 @@ export class Qcow2Target implements Target {
     }
   }
 
-  async truncate(size: number): Promise<void> {
-    await this.#begin('truncate', 0, 0);
+  truncate(size: number): Promise<void> {
+    return this.#change('truncate', { offset: 0, length: 0 }, () => this.#truncate(size));
+  }
+
+  async #truncate(size: number): Promise<void> {
     const old = this.size;
     if (size < old) await this.#clear(size, old - size, 'discard');
     await this.#locks.settle();
@@ -115,17 +126,19 @@ export class Qcow2Target implements Target {
     if (end > old) await this.#clear(old, end - old, 'zero');
   }
 
-  async flush(): Promise<void> {
+  flush(): Promise<void> {
     const image = this.#image;
-    await image.metadata.run(async () => {
-      await image.commit();
-      if (image.external) await image.data.flush();
-      await image.storage.flush();
-    });
+    return this.#inContext(() =>
+      image.metadata.run(async () => {
+        await image.commit();
+        if (image.external) await image.data.flush();
+        await image.storage.flush();
+      }),
+    );
   }
 
   close(): Promise<void> {
-    this.#closing ??= this.#close();
+    this.#closing ??= this.#inContext(() => this.#close());
     return this.#closing;
   }
 
@@ -174,6 +187,7 @@ export class Qcow2Target implements Target {
   async #closeStorages(discard: boolean): Promise<void> {
     const { storage, data, external } = this.#image;
     await this.source.close();
+    if (discard) await this.#makeUnrecognisable();
     try {
       if (external) await data.close({ discard });
     } finally {
@@ -181,7 +195,34 @@ export class Qcow2Target implements Target {
     }
   }
 
-  async #begin(operation: string, offset: number, length: number): Promise<void> {
+  /**
+   * A file that was there before stays, and the header may be in it already when the last flush fails: nobody shall
+   * take it for a disk. What is broken beneath may refuse even that.
+   */
+  async #makeUnrecognisable(): Promise<void> {
+    const { storage } = this.#image;
+    const emptied = storage.fixedSize ? storage.write(0, Buffer.alloc(MAGIC_BYTES)) : storage.truncate(0);
+    await emptied.catch(() => {});
+  }
+
+  /** Runs an operation that changes the range, after what every change must be preceded by. */
+  #change(operation: string, range: { offset: number; length: number }, work: () => Promise<void>): Promise<void> {
+    return this.#inContext(async () => {
+      await this.#begin(operation, range);
+      await work();
+    });
+  }
+
+  /** The layers beneath know tables and bytes; which image it is, is known here. */
+  async #inContext(work: () => Promise<void>): Promise<void> {
+    try {
+      await work();
+    } catch (error) {
+      throw inContext(error, this.name);
+    }
+  }
+
+  async #begin(operation: string, { offset, length }: { offset: number; length: number }): Promise<void> {
     if (this.#closing !== null) throw this.#error('io', `The image is closed`);
     if (offset < 0 || length < 0 || offset + length > this.size) {
       throw new ImageError('invalid', `Bytes ${offset} to ${offset + length} lie outside the disk`, {
