@@ -9,6 +9,7 @@ import { tool } from '../support/tools.ts';
 import {
   completeImage,
   createOn,
+  firstForeign,
   looksComplete,
   openOn,
   type Recipe,
@@ -95,7 +96,7 @@ function existingTest(recipe: Recipe): void {
     await withTmpDir((directory) =>
       eachCrash(bytes, record, async (memory, what) => {
         const found = await readDisk(memory.bytes(), recipe);
-        const wrong = found.findIndex((byte, at) => byte !== written.bytes[at] && byte !== model.bytes[at]);
+        const wrong = firstForeign(found, [written.bytes, model.bytes]);
         t.is(wrong, -1, `${what}: byte ${wrong}`);
         if (recipe.driver.name === 'qcow2') checkWithQemu(t, memory, join(directory, 'crashed'), what);
       }),

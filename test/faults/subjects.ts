@@ -105,3 +105,20 @@ export async function readDisk(bytes: Buffer, { driver }: Recipe): Promise<Buffe
     await image.close();
   }
 }
+
+/** The first byte that is in none of the `allowed` disks, or -1. `skip`: bytes that may be anything. */
+export function firstForeign(
+  found: Buffer,
+  allowed: readonly Buffer[],
+  skip: (at: number) => boolean = () => false,
+): number {
+  for (let start = 0; start < found.length; start += 4096) {
+    const piece = found.subarray(start, start + 4096);
+    if (allowed.some((disk) => disk.subarray(start, start + 4096).equals(piece))) continue;
+    const at = piece.findIndex(
+      (byte, index) => !skip(start + index) && allowed.every((disk) => disk[start + index] !== byte),
+    );
+    if (at >= 0) return start + at;
+  }
+  return -1;
+}
