@@ -3,6 +3,7 @@ import { ImageError } from '../../core/errors.ts';
 import type { Extent } from '../../core/extent.ts';
 import type { AnyOptionValues } from '../../core/options.ts';
 import { MAX_L1_BYTES } from '../../layouts/qcow2/index.ts';
+import type { LayerInfo } from '../../sources/source.ts';
 import { checkSettings } from './options.ts';
 
 export interface Qcow2MeasureRequest {
@@ -10,14 +11,16 @@ export interface Qcow2MeasureRequest {
   options: AnyOptionValues;
   plan: (() => AsyncIterable<readonly Extent[]>) | null;
   hasBacking: boolean;
+  /** What the source says of itself. */
+  description?: LayerInfo | null;
 }
 
 /** Bytes of the file: at the least, given the data, and with every cluster allocated. As QEMU counts them. */
 export async function measureQcow2(
   request: Qcow2MeasureRequest,
-): Promise<{ required: number; fullyAllocated: number }> {
+): Promise<{ required: number; fullyAllocated: number; bitmaps?: number }> {
   const hasBacking = request.hasBacking || request.options.backing_file !== undefined;
-  const { clusterSize, extendedL2, refcountBits, preallocation } = checkSettings(
+  const { version, clusterSize, extendedL2, refcountBits, preallocation } = checkSettings(
     { ...request.options, preallocation: request.options.preallocation ?? 'off' },
     false,
   );
@@ -34,7 +37,28 @@ export async function measureQcow2(
   // How much of a backing chain is shared can't be told: all of it may have to be stored.
   const everything = preallocation === 'full' || preallocation === 'falloc' || (request.plan !== null && hasBacking);
   const data = everything ? size : request.plan === null ? 0 : await dataBytes(request.plan, clusterSize);
-  return { required: metadata + data, fullyAllocated: metadata + size };
+  const bitmaps = version < 3 ? undefined : bitmapBytes(request, clusterSize);
+  return { required: metadata + data, fullyAllocated: metadata + size, ...(bitmaps === undefined ? {} : { bitmaps }) };
+}
+
+const DIRECTORY_ENTRY_BYTES = 24;
+
+/**
+ * What the source's persistent bitmaps would take (docs/interop/qcow2.txt, "Bitmaps"): data, a table each, and the
+ * directory. Undefined where the source cannot have any.
+ */
+function bitmapBytes({ size, description }: Qcow2MeasureRequest, clusterSize: number): number | undefined {
+  const { type, data } = description?.formatSpecific ?? {};
+  if (type !== 'qcow2' || data === undefined || data.compat === '0.10') return undefined;
+  let bytes = 0;
+  let directory = 0;
+  for (const bitmap of Array.isArray(data.bitmaps) ? data.bitmaps : []) {
+    const { name, granularity } = bitmap as { name: string; granularity: number };
+    const clusters = Math.ceil(size / granularity / 8 / clusterSize);
+    bytes += clusters * clusterSize + alignUp(clusters * 8, clusterSize);
+    directory += alignUp(DIRECTORY_ENTRY_BYTES + Buffer.byteLength(name), 8);
+  }
+  return bytes + alignUp(directory, clusterSize);
 }
 
 interface Shape {

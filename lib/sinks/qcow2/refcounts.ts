@@ -141,23 +141,84 @@ export class Refcounts {
     return fresh;
   }
 
-  /** Takes exactly `count` clusters that lie together: for tables. */
+  /** Takes exactly `count` clusters that lie together: for tables. The blocks that count them lie behind them. */
   async allocateTogether(count: number): Promise<number> {
-    const { clusterSize } = this.#geometry;
-    const parts: ClusterRun[] = [];
-    let found = 0;
-    while (found < count) {
-      const run = await this.allocate(count - found);
-      const last = parts.length > 0 ? parts[parts.length - 1] : undefined;
-      if (last !== undefined && last.offset + last.clusters * clusterSize !== run.offset) {
-        for (const part of parts) this.release(part.offset, part.clusters);
-        parts.length = 0;
-        found = 0;
-      }
-      parts.push(run);
-      found += run.clusters;
+    const { clusterSize, refcountsPerBlock: perBlock } = this.#geometry;
+    let extra = 1;
+    while (extra < Math.ceil((count + extra) / perBlock) + 1) extra += 1;
+    let first = await this.#findTogether(count + extra);
+    const lastIndex = Math.floor((first + count + extra - 1) / perBlock);
+    if (lastIndex * 8 >= this.table.length) {
+      await this.#grow(first + count + extra);
+      first = await this.#findTogether(count + extra);
     }
-    return parts[0].offset;
+    const made = await this.#coverWithBlocks(first, count);
+    await this.#set(first, count + made, 1);
+    this.#touch({ offset: first * clusterSize, clusters: count + made });
+    return first * clusterSize;
+  }
+
+  /** The first cluster of so many free ones; the end of the file in the worst case. */
+  async #findTogether(count: number): Promise<number> {
+    const { refcountsPerBlock: perBlock, refcountBits: bits } = this.#geometry;
+    let first = this.#cursor;
+    for (let cluster = first; cluster < first + count; ) {
+      const page = await this.#block(cluster);
+      const end = Math.min(first + count, (Math.floor(cluster / perBlock) + 1) * perBlock);
+      if (page === null) {
+        cluster = end;
+        continue;
+      }
+      while (cluster < end && readRefcount(page.bytes, cluster % perBlock, bits) === 0) cluster += 1;
+      if (cluster === end) continue;
+      cluster += 1;
+      first = cluster;
+    }
+    return first;
+  }
+
+  /** Makes the blocks that are missing for `count` clusters and for themselves, right behind the clusters. */
+  async #coverWithBlocks(first: number, count: number): Promise<number> {
+    const { refcountsPerBlock: perBlock } = this.#geometry;
+    let made = 0;
+    for (let cluster = first; cluster < first + count + made; ) {
+      const index = Math.floor(cluster / perBlock);
+      if (index * 8 >= this.table.length) throw this.#full();
+      if ((await this.#block(cluster)) === null) {
+        await this.#makeBlock(index, first + count + made);
+        made += 1;
+      }
+      cluster = (index + 1) * perBlock;
+    }
+    return made;
+  }
+
+  /** Sets the refcounts of clusters whose blocks are all there. */
+  async #set(first: number, count: number, value: number): Promise<void> {
+    const { refcountsPerBlock: perBlock, refcountBits: bits } = this.#geometry;
+    for (let cluster = first; cluster < first + count; ) {
+      const page = await this.#block(cluster);
+      if (page === null) throw this.#full();
+      const end = Math.min(first + count, (Math.floor(cluster / perBlock) + 1) * perBlock);
+      for (; cluster < end; cluster += 1) writeRefcount(page.bytes, cluster % perBlock, bits, value);
+      page.dirty = true;
+    }
+  }
+
+  async #makeBlock(index: number, cluster: number) {
+    const { clusterSize } = this.#geometry;
+    await this.blocks.makeRoom(this.#commit);
+    const page = this.blocks.add(cluster * clusterSize, Buffer.alloc(clusterSize), true);
+    this.#occupied.add(page.offset, clusterSize);
+    this.#setTableEntry(index, page.offset);
+    return page;
+  }
+
+  #full(): ImageError {
+    return new ImageError('no-space', 'The refcount table can grow no further', {
+      file: this.#storage.name,
+      format: 'qcow2',
+    });
   }
 
   /** Counts one more reference to each cluster; refuses to pass `max`. */
@@ -244,7 +305,7 @@ export class Refcounts {
 
   /** Like `#block`, but makes a block that is not there: it lies at `cluster`, free then, and counts itself. */
   async #blockForWrite(cluster: number) {
-    const { refcountsPerBlock: perBlock, clusterSize, refcountBits } = this.#geometry;
+    const { refcountsPerBlock: perBlock, refcountBits } = this.#geometry;
     const there = await this.#block(cluster);
     if (there !== null) return there;
     const index = Math.floor(cluster / perBlock);
@@ -252,11 +313,9 @@ export class Refcounts {
     // Growing allocates, and so may have made this very block.
     const made = await this.#block(cluster);
     if (made !== null) return made;
-    await this.blocks.makeRoom(this.#commit);
-    const page = this.blocks.add(cluster * clusterSize, Buffer.alloc(clusterSize), true);
+    const page = await this.#makeBlock(index, cluster);
     writeRefcount(page.bytes, cluster % perBlock, refcountBits, 1);
-    this.#occupied.add(page.offset, clusterSize);
-    this.#setTableEntry(index, page.offset);
+    this.#touch({ offset: page.offset, clusters: 1 });
     return page;
   }
 
@@ -272,14 +331,9 @@ export class Refcounts {
     const old = { offset: this.tableOffset, clusters: this.tableClusters };
     let clusters = Math.ceil(this.tableClusters * 1.5) + 1;
     // The table must also reach the blocks that count its own clusters.
-    while ((clusters * clusterSize) / 8 < Math.ceil((cluster + 2 * clusters) / perBlock) + 2) clusters += 1;
+    while ((clusters * clusterSize) / 8 < Math.ceil((cluster + 4 * clusters + 64) / perBlock) + 2) clusters += 1;
     const bytes = Math.min(alignUp(MAX_REFCOUNT_TABLE_BYTES, clusterSize), clusters * clusterSize);
-    if (Math.floor(cluster / perBlock) * 8 >= bytes) {
-      throw new ImageError('no-space', 'The refcount table can grow no further', {
-        file: this.#storage.name,
-        format: 'qcow2',
-      });
-    }
+    if (Math.floor(cluster / perBlock) * 8 >= bytes) throw this.#full();
     const table = Buffer.alloc(bytes);
     this.table.copy(table);
     this.table = table;
