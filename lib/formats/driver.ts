@@ -1,6 +1,6 @@
 import type { AnyOptionValues, OptionSchema } from '../core/options.ts';
 import type { ExtentPlan, Target } from '../sinks/target.ts';
-import type { Gate, Source, SourceDriver, SourceRequest } from '../sources/source.ts';
+import type { Gate, LayerInfo, Source, SourceDriver, SourceRequest } from '../sources/source.ts';
 import type { CacheMode, Storage } from '../storage/storage.ts';
 
 /** What a driver gets to make an image with. */
@@ -39,6 +39,8 @@ export interface MeasureRequest {
   plan: ExtentPlan | null;
   /** The source has a backing file whose contents the new image will not repeat. */
   hasBacking: boolean;
+  /** What the source says of itself (its bitmaps, say); absent or null without one. */
+  description?: LayerInfo | null;
 }
 
 export interface Measurement {

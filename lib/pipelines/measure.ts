@@ -2,7 +2,7 @@ import { ImageError } from '../core/errors.ts';
 import { type AnyOptionValues, type OptionSchema, parseOptions } from '../core/options.ts';
 import { throwIfAborted } from '../core/streams.ts';
 import { createOptionsFor } from '../formats/create.ts';
-import type { Driver, Measurement } from '../formats/driver.ts';
+import type { Driver, Measurement, MeasureRequest } from '../formats/driver.ts';
 import type { ExtentPlan } from '../sinks/target.ts';
 import { type Mapped, walkExtents } from '../sources/extents.ts';
 import { parseFilename } from '../sources/filename.ts';
@@ -41,11 +41,12 @@ export async function measure(options: MeasureOptions): Promise<MeasureResult> {
     throw new ImageError('unsupported', `Block driver '${driver.name}' does not support size measurement`);
   }
   const values = parsed(driver, options);
-  if (reference === undefined) return answer(driver, values, paddedSize(size as number), null);
+  if (reference === undefined) return answer(driver, values, { size: paddedSize(size as number), plan: null });
   const image = await openInput(reference, options);
   try {
     const disk = concatenate([image.chain]);
-    return await answer(driver, values, disk.size, planOf(disk, options.signal));
+    const description = await image.source.describe();
+    return await answer(driver, values, { size: disk.size, plan: planOf(disk, options.signal), description });
   } finally {
     await image.close();
   }
@@ -64,11 +65,10 @@ function parsed(driver: Driver, { createOptions = {} }: MeasureOptions): AnyOpti
 async function answer(
   driver: Driver,
   values: AnyOptionValues,
-  size: number,
-  plan: ExtentPlan | null,
+  disk: Pick<MeasureRequest, 'size' | 'plan' | 'description'>,
 ): Promise<Measurement> {
   const { size: _size, backing_file: backing, backing_fmt: _format, ...options } = values;
-  const measurement = await driver.measure?.({ size, options, plan, hasBacking: backing !== undefined });
+  const measurement = await driver.measure?.({ ...disk, options, hasBacking: backing !== undefined });
   return measurement as Measurement;
 }
 

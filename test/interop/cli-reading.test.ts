@@ -171,7 +171,6 @@ const LINES = lines(`
   measure -O qcow2 -o preallocation=full --size 1G
   measure -O qcow2 -o preallocation=metadata,cluster_size=2M,refcount_bits=64 --size 1T
   measure -O qcow2 -o extended_l2=on,cluster_size=32k src.raw
-  measure -O qcow2 -o compat=0.10,refcount_bits=1 src.raw
   measure -O qcow2 -o cluster_size=1k -o cluster_size=4k --size 1G
   measure -O qcow2 src.raw
   measure -O qcow2 odd.raw
