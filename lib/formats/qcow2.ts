@@ -15,4 +15,5 @@ export const qcow2: Driver = {
   measure: async (request) => (await import('../sinks/qcow2/index.ts')).measureQcow2(request),
   supportsBacking: true,
   supportsCompression: true,
+  supportsBitmaps: true,
 };
