@@ -109,9 +109,11 @@ async function layOut({ request, settings, header, tail, data }: Layout): Promis
   header.refcountTableOffset = clusterSize;
   header.refcountTableClusters = 1;
   image.refcounts.tableOffset = clusterSize;
-  const l1Clusters = Math.max(1, Math.ceil(image.l1.length / clusterSize));
-  header.l1Offset = await image.refcounts.allocateTogether(l1Clusters);
-  await storage.zero(header.l1Offset, Math.max(8, image.l1.length));
+  // An empty disk has no L1 table; a cluster for it would be a leak.
+  if (image.l1.length > 0) {
+    header.l1Offset = await image.refcounts.allocateTogether(Math.ceil(image.l1.length / clusterSize));
+    await storage.zero(header.l1Offset, image.l1.length);
+  }
   await preallocate(image, settings.preallocation);
   const stale = storage.fixedSize && settings.preallocation !== 'off' && settings.preallocation !== 'full';
   return new Qcow2Target(image, {
