@@ -95,19 +95,21 @@ export async function openImage(node: NodeSpec | string, options: OpenImageOptio
 /** Walks down from the top image; what has been opened is in `layers`, also when it fails. */
 async function openLayers(top: NodeSpec, context: Context, layers: Layer[]): Promise<void> {
   const seen = new Set<string>();
+  let depth = 0;
   let spec: NodeSpec | null = context.format ? { ...top, driver: context.format } : top;
   try {
     while (spec !== null) {
       const layer: Layer = await openLayer(spec, context, layers.length === 0);
       layers.push(layer);
       refuseLoop(seen, layer, spec);
+      depth += 1;
       spec = context.backing === false ? null : await backingOf(layer, spec, context.gate);
       if (spec !== null && layers.length >= MAX_CHAIN) {
         throw new ImageError('unsupported', `The backing chain has more than ${MAX_CHAIN} images`);
       }
     }
   } catch (error) {
-    throw wrapped(error, 'Could not open backing file: '.repeat(layers.length));
+    throw wrapped(error, 'Could not open backing file: '.repeat(depth));
   }
 }
 

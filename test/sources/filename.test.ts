@@ -80,6 +80,7 @@ const WRONG_OPTIONS = [
   'driver=nonono,file.filename=/dev/null',
   'driver=raw,file.filename=/proc/self/exe,zork=1',
   'driver=raw,file.filename=/proc/self/exe,file.zork=1',
+  'driver=qcow2,file.filename=/proc/self/exe,lazy-refcounts=maybe',
 ];
 
 for (const filename of WRONG) {

@@ -9,6 +9,7 @@ import {
   geometryOf,
   type HeaderTail,
   KNOWN_INCOMPATIBLE,
+  MIN_CLUSTER_BITS,
   type Qcow2Geometry,
   type Qcow2Header,
 } from '../../layouts/qcow2/index.ts';
@@ -39,8 +40,10 @@ export async function readHead(storage: Storage): Promise<Qcow2Head> {
   const tail = decodeTail(head, header);
   checkTables(header);
   const geometry = geometryOf(header);
-  const minimum = geometry.extendedL2 ? 14 : 9;
-  ensure(header.clusterBits >= minimum, 'Extended L2 entries are only supported with cluster sizes of at least 16384');
+  const smallest = 2 ** MIN_CLUSTER_BITS;
+  ensure(geometry.subclusterSize >= smallest, `Unsupported subcluster size: ${geometry.subclusterSize}`, {
+    offset: 20,
+  });
   return { header, tail, geometry };
 }
 

@@ -1,12 +1,12 @@
 import { ImageError } from '../../core/errors.ts';
 import { tracePoint } from '../../core/trace.ts';
 import { CryptMethod, Incompatible, QCOW2_MAGIC } from '../../layouts/qcow2/index.ts';
-import { refuseUnknownOptions } from '../node-options.ts';
 import type { SourceRequest } from '../source.ts';
 import { inContext } from './context.ts';
 import { openData } from './data-file.ts';
 import { readHead } from './head.ts';
 import { isSparse } from './holes.ts';
+import { checkRuntimeOptions } from './runtime-options.ts';
 import { readL1, readSnapshots } from './snapshots.ts';
 import { Qcow2Source } from './source.ts';
 import { CachedTables } from './tables.ts';
@@ -23,28 +23,9 @@ export function probeQcow2(head: Buffer): number {
   return head.readUInt32BE(4) >= 2 ? 100 : 0;
 }
 
-/**
- * Runtime options (QAPI, BlockdevOptionsQcow2) that decide how a writer caches, discards or checks: they
- * change nothing for a reader. QAPI's `encrypt.*` is not among them: encrypted images can't be read.
- */
-const WRITER_OPTIONS = [
-  'lazy-refcounts',
-  'pass-discard-request',
-  'pass-discard-snapshot',
-  'pass-discard-other',
-  'overlap-check',
-  'cache-size',
-  'l2-cache-size',
-  'l2-cache-entry-size',
-  'refcount-cache-size',
-  'cache-clean-interval',
-];
-const KNOWN_OPTIONS = ['data-file', ...WRITER_OPTIONS];
-
 /** Opens a qcow2 image, version 2 or 3, for reading. Throws an ImageError with file, format and, where it has one, offset. */
 export async function openQcow2(request: SourceRequest): Promise<Qcow2Source> {
   try {
-    refuseUnknownOptions('qcow2', request.options, KNOWN_OPTIONS);
     return await open(request);
   } catch (error) {
     throw inContext(error, request.storage.name);
@@ -54,6 +35,7 @@ export async function openQcow2(request: SourceRequest): Promise<Qcow2Source> {
 async function open(request: SourceRequest): Promise<Qcow2Source> {
   const { storage, writable, metadataOnly = false } = request;
   const head = await readHead(storage);
+  checkRuntimeOptions(request.options);
   const { header, tail, geometry } = head;
   if (traceOpen.enabled) traceOpen.emit({ file: storage.name, version: header.version, size: header.size });
   if (writable && (header.incompatible & Incompatible.corrupt) !== 0n) {
