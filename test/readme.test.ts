@@ -50,6 +50,7 @@ test('every sh and js example of the README runs', async (t) => {
   t.teardown(() => rmSync(directory, { recursive: true, force: true }));
   const blocks = blocksOf(readFileSync(join(root, 'README.md'), 'utf8'));
   t.true(blocks.length > 1);
+  const failures: string[] = [];
   for (const { language, code, line } of blocks) {
     if (language !== 'sh' && language !== 'js') continue;
     const script = join(directory, language === 'js' ? 'example.mjs' : 'example.sh');
@@ -58,7 +59,8 @@ test('every sh and js example of the README runs', async (t) => {
     try {
       await execute(command[0], command.slice(1), { cwd: directory, env: environment });
     } catch (error) {
-      t.fail(`README.md:${line}: ${(error as { stderr?: string }).stderr ?? error}`);
+      failures.push(`README.md:${line}: ${(error as { stderr?: string }).stderr ?? error}`);
     }
   }
+  t.deepEqual(failures, []);
 });
