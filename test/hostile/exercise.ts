@@ -60,9 +60,15 @@ async function attempt(outcome: Outcome, step: string, action: () => Promise<unk
     }
     outcome.refused.push({ step, error });
     if (error.file === undefined) outcome.faults.push(`${step}: no file in: ${error.message}`);
-    if (error.format === undefined) outcome.faults.push(`${step}: no format in: ${error.message}`);
+    if (error.format === undefined && !isElsewhere(error))
+      outcome.faults.push(`${step}: no format in: ${error.message}`);
     return false;
   }
+}
+
+/** What fails is the backing file, whose format nobody knows unless it can be opened. */
+function isElsewhere(error: ImageError): boolean {
+  return error.message.includes('Could not open backing file: ');
 }
 
 async function exerciseSource(outcome: Outcome, name: string, storage: MemoryStorage): Promise<void> {
