@@ -8,9 +8,11 @@ export const qcow2: Driver = {
   // Version 1 has the same magic, and is a format of its own.
   probe: (head) => (hasQcow2Magic(head) && head.length >= 8 && head.readUInt32BE(4) >= 2 ? 100 : 0),
   openSource: async (request) => (await import('../sources/qcow2/index.ts')).openQcow2(request),
+  openForward: async (request) => (await import('../sources/qcow2/forward.ts')).openQcow2Forward(request),
   createOptions: qcow2CreateOptions,
   formattingOrder: qcow2FormattingOrder,
   create: async (request) => (await import('../sinks/qcow2/index.ts')).createQcow2(request),
+  createStream: async (request) => (await import('../sinks/qcow2/stream.ts')).createQcow2Stream(request),
   openTarget: async (request) => (await import('../sinks/qcow2/index.ts')).openQcow2Target(request),
   measure: async (request) => (await import('../sinks/qcow2/index.ts')).measureQcow2(request),
   supportsBacking: true,

@@ -4,6 +4,7 @@ import { BufferPool } from '../core/pool.ts';
 import type { PipeInput } from '../storage/pipe-input.ts';
 import { forwardInput } from './forward.ts';
 import type { ForwardSource, SourceRequest } from './source.ts';
+import { stoppable } from './stoppable.ts';
 
 const BATCH_BYTES = 1024 * 1024;
 const SECTOR = 512;
@@ -24,7 +25,11 @@ class RawForward implements ForwardSource {
     this.name = input.name;
   }
 
-  async *batches(): AsyncGenerator<ExtentBatch, void, void> {
+  batches(): AsyncIterableIterator<ExtentBatch> {
+    return stoppable(this.#batches(), this.#input);
+  }
+
+  async *#batches(): AsyncGenerator<ExtentBatch, void, void> {
     const pool = new BufferPool(BATCH_BYTES);
     for (let offset = 0; ; ) {
       const buffer = pool.take();

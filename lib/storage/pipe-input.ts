@@ -12,10 +12,13 @@ export const MAX_HEAD = 16 * 1024 * 1024;
 export class PipeInput extends SequentialStorage {
   readonly writable = false;
   readonly #reader: ChunkReader;
+  readonly #stop: () => void;
 
-  constructor(name: string, chunks: ChunkStream) {
+  /** @param stop makes a read of `chunks` that is under way fail */
+  constructor(name: string, chunks: ChunkStream, stop: () => void = () => {}) {
     super(name);
     this.#reader = new ChunkReader(chunks);
+    this.#stop = stop;
   }
 
   /** Bytes that have been read. */
@@ -58,7 +61,16 @@ export class PipeInput extends SequentialStorage {
     while (await this.#reader.ensure(1)) this.passed += this.#reader.take(this.#reader.available).length;
   }
 
+  /**
+   * Gives the input up: a read that is under way fails (`aborted`), and no further one succeeds. Without it, ending an
+   * iteration would wait for the next bytes of a writer that may be silent for long.
+   */
+  stop(): void {
+    this.#stop();
+  }
+
   async close(): Promise<void> {
+    this.stop();
     await this.#reader.close();
   }
 

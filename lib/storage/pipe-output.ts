@@ -8,17 +8,6 @@ const BROKEN_PIPE = 'EPIPE';
 
 const traceBroken = tracePoint('pipe_output_broken');
 
-/**
- * Whether an error means that the reader of standard output has gone (`| head -c 1M`): no failure of the program,
- * which then ends as a signal would end it, quietly and with exit code 141.
- */
-export function isBrokenPipe(error: unknown): boolean {
-  for (let each = error; each instanceof ImageError; each = each.cause) {
-    if (each.code === BROKEN_PIPE && each.operation === 'write') return true;
-  }
-  return false;
-}
-
 /** Writes all of a buffer; calls back when the operating system has taken it. */
 interface ByteWriter {
   write(buffer: Buffer): Promise<void>;
@@ -30,6 +19,7 @@ interface ByteWriter {
 /**
  * An output that goes forward only. A write resolves once the operating system has taken its bytes, so that a slow
  * reader slows the writer down and nothing piles up. `zero` writes zeros; a gap between writes is an error.
+ * A write fails with the code `EPIPE` where the reader has gone: the program then ends as a signal would end it.
  */
 export class PipeOutput extends SequentialStorage {
   readonly writable = true;
@@ -54,9 +44,13 @@ export class PipeOutput extends SequentialStorage {
     }
   }
 
-  /** With `discard`, what is under way is given up: its reader may never read on. */
+  /** Gives up what is under way: its reader may never read on. Writes fail from now on. */
+  stop(): void {
+    this.#writer.destroy();
+  }
+
   async close({ discard = false } = {}): Promise<void> {
-    if (discard) this.#writer.destroy();
+    if (discard) this.stop();
     this.#closing ??= this.#writer.close().catch((error) => {
       throw fromSystemError(error, { file: this.name, operation: 'close' });
     });

@@ -1,6 +1,6 @@
 import { read } from 'node:fs';
 import { Socket, type SocketConstructorOpts } from 'node:net';
-import { fromSystemError } from '../core/errors.ts';
+import { fromSystemError, ImageError } from '../core/errors.ts';
 import { BufferPool } from '../core/pool.ts';
 import { tracePoint } from '../core/trace.ts';
 import type { ChunkStream } from './chunks.ts';
@@ -15,8 +15,9 @@ const traceEnd = tracePoint('pipe_input_end');
  * The bytes of a pipe or socket, in chunks of up to 1 MiB. Reads are non-blocking and driven by the event loop:
  * a read that blocks in the thread pool could not be given up, and would keep the process from ending while the
  * writer at the other end is silent.
+ * @param signal makes the read under way and all further ones fail
  */
-export async function* readPipe(fd: number, name: string): ChunkStream {
+export async function* readPipe(fd: number, name: string, signal: AbortSignal): ChunkStream {
   const pool = new BufferPool(CHUNK_BYTES, READ_AHEAD + 2);
   const queue: Buffer[] = [];
   let landing = pool.take();
@@ -43,11 +44,15 @@ export async function* readPipe(fd: number, name: string): ChunkStream {
   socket.on('end', () => change({ ended: true }));
   socket.on('error', (error) => change({ ended: true, error }));
   socket.on('close', () => change({ ended: true }));
+  // What was given up has not come to its end: it must not look as if it had.
+  const abort = () => change({ error: new ImageError('aborted', 'The input was given up', { file: name }) });
+  signal.addEventListener('abort', abort);
+  if (signal.aborted) abort();
   socket.resume();
   let total = 0;
   try {
     for (;;) {
-      const chunk = queue.shift();
+      const chunk = signal.aborted ? undefined : queue.shift();
       if (chunk !== undefined) {
         if (queue.length < READ_AHEAD) socket.resume();
         total += chunk.length;
@@ -66,6 +71,7 @@ export async function* readPipe(fd: number, name: string): ChunkStream {
       }
     }
   } finally {
+    signal.removeEventListener('abort', abort);
     socket.destroy();
   }
 }

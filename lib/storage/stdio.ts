@@ -4,12 +4,13 @@ import { fromSystemError, ImageError } from '../core/errors.ts';
 import { tracePoint } from '../core/trace.ts';
 import { systemCalls } from '../syscalls/calls.ts';
 import { enlargePipe } from '../syscalls/pipe.ts';
-import type { ChunkStream } from './chunks.ts';
+import { readAt } from './descriptor.ts';
 import { openFile } from './file.ts';
 import { PipeInput } from './pipe-input.ts';
 import { descriptorWriter, PipeOutput, pipeWriter } from './pipe-output.ts';
 import { readDescriptor, readPipe } from './pipe-reader.ts';
 import type { CacheMode, CloseOptions, Storage } from './storage.ts';
+import { detectPacking, PACKING_MAGIC_BYTES, unpack } from './unpack.ts';
 
 /** What messages call standard input and output: as the user wrote it. */
 export const STDIO_NAME = '-';
@@ -28,40 +29,59 @@ interface DescriptorState {
   append: boolean;
 }
 
-/** Standard input as bytes that come once. Nothing is read before the first chunk is asked for. */
-export async function standardInputStream(): Promise<ChunkStream> {
-  const { stats } = await inspect(STDIN, 'read');
-  if (traceStdio.enabled) traceStdio.emit({ end: 'input', pipe: stats.isFIFO(), seekable: false });
-  if (!stats.isFIFO() && !stats.isSocket()) return readDescriptor(STDIN, STDIO_NAME);
-  if (stats.isFIFO()) await enlargePipe(STDIN, PIPE_CAPACITY);
-  return readPipe(STDIN, STDIO_NAME);
+export interface StandardInputOptions {
+  cache?: CacheMode;
+  /** False: a packed stream is taken as it is. */
+  unpack?: boolean;
+  /** Gives up what is being waited for. */
+  signal?: AbortSignal;
 }
 
-/** Standard input as a storage for random access where a file or block device was redirected into it, else null. */
-export async function seekableStandardInput(cache?: CacheMode): Promise<Storage | null> {
+/**
+ * Standard input as a storage: for random access where a file or block device was redirected into it and is not
+ * packed; else a PipeInput, unpacked. Nothing is consumed yet.
+ */
+export async function standardInput(options: StandardInputOptions = {}): Promise<Storage | PipeInput> {
+  const { cache, unpack: unpacks = true, signal } = options;
   const { stats, position } = await inspect(STDIN, 'read');
-  if ((!stats.isFile() && !stats.isBlockDevice()) || position !== 0) return null;
-  if (traceStdio.enabled) traceStdio.emit({ end: 'input', pipe: false, seekable: true });
-  return openFile(STDIO_NAME, { fd: STDIN, cache });
+  const isFile = (stats.isFile() || stats.isBlockDevice()) && position === 0;
+  const seekable = isFile && !(unpacks && (await isPacked(STDIN)));
+  if (traceStdio.enabled) traceStdio.emit({ end: 'input', pipe: stats.isFIFO(), seekable });
+  if (seekable) return openFile(STDIO_NAME, { fd: STDIN, cache });
+  if (stats.isFIFO()) await enlargePipe(STDIN, PIPE_CAPACITY);
+  const controller = new AbortController();
+  const stop = () => controller.abort();
+  signal?.addEventListener('abort', stop, { once: true });
+  if (signal?.aborted) stop();
+  const isPipe = stats.isFIFO() || stats.isSocket();
+  const chunks = isPipe ? readPipe(STDIN, STDIO_NAME, controller.signal) : readDescriptor(STDIN, STDIO_NAME);
+  return new PipeInput(STDIO_NAME, unpacks ? unpack(chunks, STDIO_NAME) : chunks, stop);
 }
 
-/** Standard input, perhaps unpacked, as a storage that goes forward. */
-export function pipeInput(chunks: ChunkStream): PipeInput {
-  return new PipeInput(STDIO_NAME, chunks);
+async function isPacked(fd: number): Promise<boolean> {
+  const head = Buffer.alloc(PACKING_MAGIC_BYTES);
+  const count = await readAt(fd, head, 0).catch((error) => {
+    throw fromSystemError(error, { file: STDIO_NAME, operation: 'read', offset: 0 });
+  });
+  return detectPacking(head.subarray(0, count)) !== null;
 }
 
 /**
  * Standard output as a storage: seekable where it is an empty regular file at its start, not opened for appending,
  * whose position can be moved to its end afterwards (`{ imgpipe …; cat more; } > file`); else it goes forward.
+ * @param signal gives up a write that a reader does not take
  */
-export async function standardOutput(cache?: CacheMode): Promise<Storage> {
+export async function standardOutput(cache?: CacheMode, signal?: AbortSignal): Promise<Storage> {
   const state = await inspect(STDOUT, 'write');
   const seekable = await seekableOutput(state, cache);
   if (traceStdio.enabled) traceStdio.emit({ end: 'output', pipe: state.stats.isFIFO(), seekable: seekable !== null });
   if (seekable !== null) return seekable;
   const isPipe = state.stats.isFIFO() || state.stats.isSocket();
   if (state.stats.isFIFO()) await enlargePipe(STDOUT, PIPE_CAPACITY);
-  return new PipeOutput(STDIO_NAME, isPipe ? pipeWriter(STDOUT) : descriptorWriter(STDOUT));
+  const output = new PipeOutput(STDIO_NAME, isPipe ? pipeWriter(STDOUT) : descriptorWriter(STDOUT));
+  signal?.addEventListener('abort', () => output.stop(), { once: true });
+  if (signal?.aborted) output.stop();
+  return output;
 }
 
 async function seekableOutput(state: DescriptorState, cache?: CacheMode): Promise<Storage | null> {

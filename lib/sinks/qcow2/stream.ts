@@ -55,7 +55,7 @@ const traceLayout = tracePoint('qcow2_stream_layout');
 export async function createQcow2Stream(request: Qcow2StreamRequest): Promise<Target> {
   const { storage, size, plan, compress, backing } = request;
   const settings = checkSettings(request.options, backing !== null);
-  refuseUnstreamable(settings);
+  refuseUnstreamable(settings, request.options);
   if (size === null || plan === null) throw new StreamImpossible('what is in it shows only at its end');
   if (compress) throw new StreamImpossible('how small clusters become shows only when they are compressed');
   const header = freshHeader(settings, size);
@@ -82,14 +82,13 @@ export async function createQcow2Stream(request: Qcow2StreamRequest): Promise<Ta
   return new Qcow2StreamTarget({ out, storage, size, layout, geometry, backing, runs: clusterRuns(plan, rules) });
 }
 
-function refuseUnstreamable({ preallocation, dataFile }: Qcow2Settings): void {
-  const what =
-    dataFile !== null
-      ? 'an external data file'
-      : preallocation === 'falloc' || preallocation === 'full'
-        ? `preallocation=${preallocation}`
-        : null;
-  if (what === null) return;
+function refuseUnstreamable({ preallocation, dataFile }: Qcow2Settings, options: AnyOptionValues): void {
+  let what: string;
+  if (dataFile !== null) what = 'an external data file';
+  else if (preallocation === 'falloc' || preallocation === 'full') what = `preallocation=${preallocation}`;
+  else if (options.nocow === true) what = 'nocow';
+  else if (options.extent_size_hint !== undefined) what = 'an extent size hint';
+  else return;
   throw new ImageError('unsupported', `A qcow2 image in a pipe can't have ${what}`, {
     format: 'qcow2',
     operation: 'create',

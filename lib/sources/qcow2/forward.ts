@@ -7,6 +7,7 @@ import { COMPRESSED_SECTOR } from '../../layouts/qcow2/index.ts';
 import type { PipeInput } from '../../storage/pipe-input.ts';
 import { forwardInput } from '../forward.ts';
 import type { ForwardSource, SourceRequest } from '../source.ts';
+import { stoppable } from '../stoppable.ts';
 import { type ForwardImage, type ForwardStep, planForward, steps } from './forward-plan.ts';
 
 const BATCH_BYTES = 2 * 1024 * 1024;
@@ -44,7 +45,11 @@ class Qcow2Forward implements ForwardSource {
     this.#image = image;
   }
 
-  async *batches(): AsyncGenerator<ExtentBatch, void, void> {
+  batches(): AsyncIterableIterator<ExtentBatch> {
+    return stoppable(this.#batches(), this.#input);
+  }
+
+  async *#batches(): AsyncGenerator<ExtentBatch, void, void> {
     let offset = 0;
     let packed: { step: ForwardStep; offset: number; bytes: Buffer }[] = [];
     for (const step of steps(this.#image)) {
