@@ -200,6 +200,13 @@ export class Qcow2Image {
     });
   }
 
+  /** Sets or clears the copied flag of an L1 entry. */
+  setTableCopied(l1Index: number, copied: boolean): void {
+    const { offset } = decodeL1Entry(this.l1, l1Index * 8, this.geometry.clusterSize);
+    encodeEntry(this.l1, l1Index * 8, offset, { copied });
+    this.markL1(l1Index);
+  }
+
   /** Notes that an entry of the L1 table changed. */
   markL1(index: number): void {
     this.#l1From = Math.min(this.#l1From, index);

@@ -19,6 +19,9 @@ export interface PageImage {
   bytes: Buffer;
 }
 
+/** Small pages cost more than their bytes. */
+const MAX_PAGES = 4096;
+
 /**
  * Pages of one kind, the least recently used first to go. Only clean pages go; what must happen
  * before dirty ones may be written is the business of `commit`.
@@ -34,7 +37,7 @@ export class PageCache {
   constructor({ storage, pageSize, maxBytes, what }: PageCacheOptions) {
     this.#storage = storage;
     this.#pageSize = pageSize;
-    this.#maxPages = Math.max(8, Math.floor(maxBytes / pageSize));
+    this.#maxPages = Math.min(MAX_PAGES, Math.max(8, Math.floor(maxBytes / pageSize)));
     this.#what = what;
   }
 

@@ -12,7 +12,7 @@ import {
 } from '../../layouts/qcow2/index.ts';
 import type { Storage } from '../../storage/storage.ts';
 import type { MetadataClusters } from './overlap.ts';
-import { PageCache, type PageImage } from './pages.ts';
+import { type Page, PageCache, type PageImage } from './pages.ts';
 
 const traceAllocate = tracePoint('qcow2_allocate');
 const traceGrow = tracePoint('qcow2_refcount_table_grow');
@@ -242,6 +242,68 @@ export class Refcounts {
     } else {
       this.#releases.push({ offset, clusters });
     }
+  }
+
+  /**
+   * Sets every refcount to what `countOf` says, making blocks that are missing behind the end of the file.
+   * @param clusters of the file; all further ones are free
+   * @returns how many were wrong
+   */
+  async correct(clusters: number, countOf: (cluster: number) => number): Promise<number> {
+    const { refcountsPerBlock: perBlock } = this.#geometry;
+    const missing: number[] = [];
+    let changed = 0;
+    const indexes = Math.max(Math.ceil(clusters / perBlock), this.table.length / 8);
+    for (let index = 0; index < indexes; index += 1) {
+      const page = await this.#block(index * perBlock);
+      if (page !== null) changed += this.#correctBlock(page, index, countOf);
+      else if (this.#isCounted(index, clusters, countOf)) missing.push(index);
+    }
+    // Only there can nothing be in use that the refcounts don't know of yet.
+    this.#cursor = clusters;
+    for (const index of missing) {
+      changed += 1;
+      if (index * 8 >= this.table.length) await this.#grow(clusters);
+      const page = (await this.#block(index * perBlock)) ?? (await this.#makeBlock(index, await this.#allocateOne()));
+      for (let at = index * perBlock; at < Math.min(clusters, (index + 1) * perBlock); at += 1) {
+        this.#correctEntry(page, at, countOf(at));
+      }
+    }
+    this.#cursor = 0;
+    return changed;
+  }
+
+  async #allocateOne(): Promise<number> {
+    return (await this.allocate(1)).offset / this.#geometry.clusterSize;
+  }
+
+  #isCounted(index: number, clusters: number, countOf: (cluster: number) => number): boolean {
+    const { refcountsPerBlock: perBlock } = this.#geometry;
+    const end = Math.min(clusters, (index + 1) * perBlock);
+    for (let cluster = index * perBlock; cluster < end; cluster += 1) if (countOf(cluster) > 0) return true;
+    return false;
+  }
+
+  #correctBlock(page: Page, index: number, countOf: (cluster: number) => number): number {
+    const { refcountsPerBlock: perBlock } = this.#geometry;
+    let changed = 0;
+    for (let at = index * perBlock; at < (index + 1) * perBlock; at += 1) {
+      if (this.#correctEntry(page, at, countOf(at))) changed += 1;
+    }
+    return changed;
+  }
+
+  #correctEntry(page: Page, cluster: number, count: number): boolean {
+    const { refcountsPerBlock: perBlock, refcountBits: bits } = this.#geometry;
+    if (readRefcount(page.bytes, cluster % perBlock, bits) === count) return false;
+    ensure(count <= this.#max, 'A cluster has more references than its reference count can hold', {
+      file: this.#storage.name,
+      format: 'qcow2',
+      offset: cluster * this.#geometry.clusterSize,
+    });
+    writeRefcount(page.bytes, cluster % perBlock, bits, count);
+    page.dirty = true;
+    return true;
   }
 
   /** Every block that the table names; `corrupt` for entries that can't be right. */
