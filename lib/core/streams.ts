@@ -247,7 +247,9 @@ export abstract class ParallelStage<Job> extends Duplex {
         });
       }
       if (this.destroying) return;
-      await this.#window.enter(() => this.#run(job), this.weigh(job));
+      await this.#window.enter(async () => {
+        if (!this.destroying) await this.#run(job);
+      }, this.weigh(job));
     }
   }
 

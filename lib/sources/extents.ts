@@ -24,13 +24,21 @@ export interface ExtentStreamOptions {
 const FIRST_ASK = 256 * 1024 * 1024;
 const FEW = 256;
 const MANY = 8192;
+/** Milliseconds after which a walk lets the event loop turn. */
+const TURN_MS = 20;
 
 /** The extents of a range as batches, in guest order, one `map` call each. Throws an ImageError. */
 export async function* walkExtents(source: Mapped, options: ExtentStreamOptions = {}): AsyncGenerator<ExtentBatch> {
   const start = options.offset ?? 0;
   const end = Math.min(source.size, options.length === undefined ? source.size : start + options.length);
   let ask = FIRST_ASK;
+  let breath = performance.now();
   for (let at = start; at < end; ) {
+    // Maps may come from memory or system calls alone: signals and timers must get a turn all the same.
+    if (performance.now() - breath > TURN_MS) {
+      await new Promise((resolve) => setImmediate(resolve));
+      breath = performance.now();
+    }
     const extents = await source.map(at, Math.min(ask, end - at));
     const batch = new ExtentBatch(extents);
     if (extents.length === 0 || batch.offset !== at || batch.end <= at || batch.end > end) {
