@@ -2,10 +2,10 @@ import { inflateRaw, zstdDecompress } from '../../core/codecs.ts';
 import { ImageError } from '../../core/errors.ts';
 import { BufferPool } from '../../core/pool.ts';
 import { tracePoint } from '../../core/trace.ts';
-import { Window } from '../../core/window.ts';
 import type { CompressionType } from '../../layouts/qcow2/index.ts';
 import { readPadded, type Storage } from '../../storage/storage.ts';
 import { corrupt, inContext } from './context.ts';
+import { allSettled, Turns } from './turns.ts';
 
 /** One compressed cluster that is wanted, or a part of it. */
 export interface PackedCluster {
@@ -28,11 +28,12 @@ export interface UnpackerOptions {
 /** Compressed clusters closer than this are read together. */
 const READ_GAP = 64 * 1024;
 const MAX_READ = 512 * 1024;
-/** Enough to keep the thread pool busy while results are copied; more gain nothing. */
+/** In flight at once, over all reads: enough to keep the thread pool busy while results are copied. */
 const MAX_TASKS = 16;
-/** Bounds what is in memory decompressed at once, and packed at once. */
-const MAX_BYTES = 16 * 1024 * 1024;
-const MAX_READS = 4;
+/** Bounds what is in memory decompressed at once: some four clusters of 2 MiB. */
+const MAX_BYTES = 8 * 1024 * 1024;
+/** Runs that are read or decompressed at once. */
+const MAX_RUNS = 4;
 /** Parts of clusters are asked for one after the other: `dd bs=512`. */
 const KEPT_BYTES = 2 * 1024 * 1024;
 
@@ -43,10 +44,13 @@ export class Unpacker {
   readonly #options: UnpackerOptions;
   readonly #unpack: (packed: Buffer, size: number) => Promise<Buffer>;
   readonly #kept = new Map<number, Buffer>();
-  readonly #pool = new BufferPool(MAX_READ, 8);
+  readonly #pool = new BufferPool(MAX_READ, MAX_RUNS);
+  readonly #runs = new Turns(MAX_RUNS);
+  readonly #tasks: Turns;
 
   constructor(options: UnpackerOptions) {
     this.#options = options;
+    this.#tasks = new Turns(Math.max(2, Math.min(MAX_TASKS, Math.floor(MAX_BYTES / options.clusterSize))));
     this.#unpack = options.type === 'zstd' ? zstdDecompress : inflateRaw;
   }
 
@@ -54,31 +58,17 @@ export class Unpacker {
     const wanted = this.#options.keep ? clusters.filter((each) => !this.#fromKept(each)) : [...clusters];
     if (wanted.length === 0) return;
     wanted.sort((a, b) => a.host - b.host);
-    const { clusterSize } = this.#options;
-    const tasks = new Window(MAX_TASKS, MAX_BYTES);
-    const reads = new Window(MAX_READS);
-    for (const run of runsOf(wanted)) {
-      await reads.enter(async () => {
-        const { packed, release } = await this.#readRun(run);
-        let left = run.length;
-        for (const each of run) {
-          await tasks.enter(async () => {
-            await this.#unpackInto(each, packed, run[0].host);
-            left -= 1;
-            if (left === 0) release();
-          }, clusterSize);
-        }
-      });
-    }
-    try {
-      await reads.drain();
-    } finally {
-      // Nothing may write into a caller's buffer after its promise has settled.
-      await reads.settle();
-      await tasks.settle();
-    }
-    await tasks.drain();
+    await allSettled(Array.from(runsOf(wanted), (run) => this.#runs.run(() => this.#unpackRun(run))));
     if (traceUnpack.enabled) traceUnpack.emit({ file: this.#options.storage.name, clusters: wanted.length });
+  }
+
+  async #unpackRun(run: readonly PackedCluster[]): Promise<void> {
+    const { packed, release } = await this.#readRun(run);
+    try {
+      await allSettled(run.map((each) => this.#tasks.run(() => this.#unpackInto(each, packed, run[0].host))));
+    } finally {
+      release();
+    }
   }
 
   async #readRun(run: readonly PackedCluster[]): Promise<{ packed: Buffer; release: () => void }> {

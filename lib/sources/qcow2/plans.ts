@@ -5,6 +5,7 @@ import type { Source } from '../source.ts';
 import { Run, type RunKind, type RunSink } from './clusters.ts';
 import type { PackedCluster, Unpacker } from './compressed.ts';
 import { corrupt } from './context.ts';
+import { allSettled } from './turns.ts';
 
 /** An answer of map() ends soon after it holds that many extents. */
 const MAX_EXTENTS = 32 * 1024;
@@ -88,8 +89,7 @@ export class ReadPlan implements RunSink {
   async execute(unpacker: Unpacker): Promise<void> {
     const unpacking = this.#packed.length > 0 ? unpacker.read(this.#packed) : null;
     if (unpacking === null) return this.#readPlain();
-    const results = await Promise.allSettled([this.#readPlain(), unpacking]);
-    for (const result of results) if (result.status === 'rejected') throw result.reason;
+    await allSettled([this.#readPlain(), unpacking]);
   }
 
   async #readPlain(): Promise<void> {
