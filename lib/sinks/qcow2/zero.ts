@@ -28,12 +28,12 @@ export async function clearSegment(image: Qcow2Image, request: ClearRequest): Pr
   const left: GuestRange[] = [];
   // The disk may end within a cluster, whose rest nobody reads.
   const atEnd = request.end >= image.header.size;
-  const start = Math.min(alignUp(request.start, subclusterSize), request.end);
-  const end = Math.max(start, atEnd ? alignUp(request.end, subclusterSize) : alignDown(request.end, subclusterSize));
+  const start = alignUp(request.start, subclusterSize);
+  const end = atEnd ? alignUp(request.end, subclusterSize) : alignDown(request.end, subclusterSize);
   return image.metadata.run(async () => {
     const edges = [
       { start: request.start, end: Math.min(start, request.end) },
-      { start: Math.max(Math.min(end, request.end), start), end: request.end },
+      { start: Math.max(start, Math.min(end, request.end)), end: request.end },
     ];
     if (request.clearing !== 'discard') {
       for (const edge of edges) if (edge.start < edge.end && !(await readsAsZero(image, edge.start))) left.push(edge);
