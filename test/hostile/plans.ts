@@ -25,9 +25,9 @@ const PLANS: Record<PlanName, (bytes: Buffer) => Mutation[]> = {
   },
 };
 
-/** Changes what the random plan does; the names of cases repeat what each one did. */
+/** These change what the random plan does, and how often; the names of cases repeat what each one did. */
 const SEED = Number(process.env.IMGPIPE_TEST_SEED ?? 20241);
-const RANDOM_CASES = 250;
+const RANDOM_CASES = Number(process.env.IMGPIPE_TEST_RUNS ?? 150);
 
 /** The mutations of an image under a plan; always the same ones. */
 export function casesOf(plan: PlanName, bytes: Buffer): Mutation[] {

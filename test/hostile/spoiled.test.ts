@@ -3,7 +3,7 @@ import { GALLERY_NAMES, galleryTools, qcow2Gallery } from '../support/images.ts'
 import { withTmpDir } from '../support/tmp.ts';
 import { checkReport, runCampaign } from './watch.ts';
 
-test('the images that the other tests spoil work in every step as long as they are sound', async (t) => {
+test.serial('the images that the other tests spoil work in every step as long as they are sound', async (t) => {
   if (galleryTools().some((each) => each.missing(t))) return;
   await withTmpDir(async (directory) => {
     qcow2Gallery(directory);
@@ -16,7 +16,7 @@ test('the images that the other tests spoil work in every step as long as they a
   });
 });
 
-test('files cut off at any structure give results or clear errors', async (t) => {
+test.serial('files cut off at any structure give results or clear errors', async (t) => {
   if (galleryTools().some((each) => each.missing(t))) return;
   await withTmpDir(async (directory) => {
     qcow2Gallery(directory);
@@ -24,10 +24,14 @@ test('files cut off at any structure give results or clear errors', async (t) =>
   });
 });
 
-test('random bytes in headers and tables give results or clear errors', async (t) => {
-  if (galleryTools().some((each) => each.missing(t))) return;
-  await withTmpDir(async (directory) => {
-    qcow2Gallery(directory);
-    checkReport(t, await runCampaign(directory, 'random', GALLERY_NAMES));
+// In parts, so that there is a result now and then.
+for (const part of [0, 1, 2]) {
+  const names = GALLERY_NAMES.filter((_, index) => index % 3 === part);
+  test.serial(`random bytes in headers and tables give results or clear errors: ${names.join(', ')}`, async (t) => {
+    if (galleryTools().some((each) => each.missing(t))) return;
+    await withTmpDir(async (directory) => {
+      qcow2Gallery(directory, names);
+      checkReport(t, await runCampaign(directory, 'random', names));
+    });
   });
-});
+}

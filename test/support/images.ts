@@ -30,7 +30,7 @@ const KIB = 1024;
 /** One image for each feature of the format. */
 const RECIPES: readonly Recipe[] = [
   { name: 'plain', size: 1024 * KIB, options: 'cluster_size=4k' },
-  { name: 'defaults', size: 3 * 1024 * KIB + 512, options: 'cluster_size=64k' },
+  { name: 'defaults', size: 1024 * KIB + 512, options: 'cluster_size=64k' },
   { name: 'version2', size: 512 * KIB, options: 'cluster_size=4k,compat=0.10' },
   { name: 'tiny-clusters', size: 256 * KIB, options: 'cluster_size=512,refcount_bits=1' },
   { name: 'wide-refcounts', size: 256 * KIB, options: 'cluster_size=1k,refcount_bits=64' },
