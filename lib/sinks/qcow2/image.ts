@@ -11,6 +11,7 @@ import {
 } from '../../layouts/qcow2/index.ts';
 import type { Source } from '../../sources/source.ts';
 import type { Storage } from '../../storage/storage.ts';
+import { distrustBitmaps } from './bitmaps.ts';
 import { Mutex } from './locks.ts';
 import { MetadataClusters } from './overlap.ts';
 import { type Page, PageCache, type PageImage, writePages } from './pages.ts';
@@ -190,7 +191,12 @@ export class Qcow2Image {
   async prepareChange(): Promise<void> {
     await this.metadata.run(async () => {
       if (this.#prepared) return;
-      const kept = this.header.autoclear & (this.external ? Autoclear.rawDataFile : 0n);
+      const known = Autoclear.bitmaps | (this.external ? Autoclear.rawDataFile : 0n);
+      let kept = this.header.autoclear & known;
+      if ((kept & Autoclear.bitmaps) !== 0n) {
+        if (!(await distrustBitmaps(this))) kept &= ~Autoclear.bitmaps;
+        await this.#barrier(this.storage);
+      }
       if (kept !== this.header.autoclear) {
         this.header.autoclear = kept;
         await this.writeHeader();
