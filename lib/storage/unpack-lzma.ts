@@ -58,12 +58,17 @@ export class LzmaDecoder {
   #total = 0;
   #probabilities = new Uint16Array(0);
   #state = 0;
-  #distances: [number, number, number, number] = [0, 0, 0, 0];
+  /** Distances of the last four matches, minus one; the latest first. */
+  #rep0 = 0;
+  #rep1 = 0;
+  #rep2 = 0;
+  #rep3 = 0;
   #literalContext = 0;
   #literalPosition = 0;
   #positionMask = 0;
   #input: Buffer = Buffer.alloc(0);
   #inputAt = 0;
+  /** Both are unsigned 32-bit numbers held as signed ones: V8 keeps those in registers, larger ones in memory. */
   #range = 0;
   #code = 0;
   #needsDictionary = true;
@@ -156,14 +161,14 @@ export class LzmaDecoder {
   #resetState(): void {
     this.#probabilities.fill(PROBABILITY_HALF);
     this.#state = 0;
-    this.#distances = [0, 0, 0, 0];
+    this.#rep0 = this.#rep1 = this.#rep2 = this.#rep3 = 0;
     this.#needsState = false;
   }
 
   #startRange(packed: number): boolean {
     if (packed < 5 || this.#input[0] !== 0) return false;
-    this.#range = 0xffff_ffff;
-    this.#code = this.#input.readUInt32BE(1);
+    this.#range = -1;
+    this.#code = this.#input.readInt32BE(1);
     this.#inputAt = 5;
     return true;
   }
@@ -179,7 +184,7 @@ export class LzmaDecoder {
       }
       const isNew = this.#bit(IS_REP + this.#state) === 0;
       const length = isNew ? this.#match(positionState) : this.#repeat(positionState);
-      if (this.#distances[0] >= this.#reach || length > left) return false;
+      if (this.#rep0 >= this.#reach || length > left) return false;
       this.#copy(length);
       left -= length;
     }
@@ -195,7 +200,7 @@ export class LzmaDecoder {
     const base = LITERALS + LITERAL_CODER * context;
     let symbol = 1;
     if (this.#state >= FIRST_MATCH_STATE) {
-      let match = this.#byteAt(this.#distances[0]);
+      let match = this.#byteAt(this.#rep0);
       do {
         const matchBit = (match >> 7) & 1;
         match <<= 1;
@@ -211,31 +216,37 @@ export class LzmaDecoder {
   }
 
   #match(positionState: number): number {
-    const [a, b, c] = this.#distances;
     const length = this.#length(MATCH_LENGTH, positionState);
-    this.#distances = [this.#distance(length), a, b, c];
+    this.#use(this.#distance(length), 3);
     this.#state = this.#state < FIRST_MATCH_STATE ? 7 : 10;
     return length;
   }
 
   #repeat(positionState: number): number {
     const state = this.#state;
-    const [a, b, c, d] = this.#distances;
     if (this.#bit(IS_REP0 + state) === 0) {
       if (this.#bit(IS_REP0_LONG + state * POSITION_STATES + positionState) === 0) {
         this.#state = state < FIRST_MATCH_STATE ? 9 : 11;
         return 1;
       }
     } else if (this.#bit(IS_REP1 + state) === 0) {
-      this.#distances = [b, a, c, d];
+      this.#use(this.#rep1, 1);
     } else if (this.#bit(IS_REP2 + state) === 0) {
-      this.#distances = [c, a, b, d];
+      this.#use(this.#rep2, 2);
     } else {
-      this.#distances = [d, a, b, c];
+      this.#use(this.#rep3, 3);
     }
     const length = this.#length(REP_LENGTH, positionState);
     this.#state = state < FIRST_MATCH_STATE ? 8 : 11;
     return length;
+  }
+
+  /** Puts a distance in front, moving `moved` others back. */
+  #use(distance: number, moved: number): void {
+    if (moved > 2) this.#rep3 = this.#rep2;
+    if (moved > 1) this.#rep2 = this.#rep1;
+    this.#rep1 = this.#rep0;
+    this.#rep0 = distance;
   }
 
   #length(base: number, positionState: number): number {
@@ -256,7 +267,7 @@ export class LzmaDecoder {
 
   #copy(length: number): void {
     const ring = this.#ring;
-    const distance = this.#distances[0] + 1;
+    const distance = this.#rep0 + 1;
     let from = this.#at - distance;
     if (from < 0) from += ring.length;
     if (this.#at + length <= ring.length && from + length <= ring.length) {
@@ -309,8 +320,8 @@ export class LzmaDecoder {
     for (let bit = 0; bit < bits; bit += 1) {
       this.#normalize();
       this.#range >>>= 1;
-      const one = this.#code >= this.#range ? 1 : 0;
-      if (one) this.#code -= this.#range;
+      const one = this.#code >>> 0 >= this.#range ? 1 : 0;
+      if (one) this.#code = (this.#code - this.#range) | 0;
       value = value * 2 + one;
     }
     return value;
@@ -319,22 +330,22 @@ export class LzmaDecoder {
   #bit(index: number): 0 | 1 {
     this.#normalize();
     const probability = this.#probabilities[index];
-    const bound = (this.#range >>> 11) * probability;
-    if (this.#code < bound) {
+    const bound = Math.imul(this.#range >>> 11, probability);
+    if (this.#code >>> 0 < bound >>> 0) {
       this.#range = bound;
       this.#probabilities[index] = probability + ((2048 - probability) >> 5);
       return 0;
     }
-    this.#range -= bound;
-    this.#code -= bound;
+    this.#range = (this.#range - bound) | 0;
+    this.#code = (this.#code - bound) | 0;
     this.#probabilities[index] = probability - (probability >> 5);
     return 1;
   }
 
   #normalize(): void {
-    if (this.#range >= TOP) return;
-    this.#range = (this.#range << 8) >>> 0;
-    this.#code = ((this.#code << 8) | (this.#input[this.#inputAt] ?? 0)) >>> 0;
+    if (this.#range >>> 0 >= TOP) return;
+    this.#range <<= 8;
+    this.#code = (this.#code << 8) | (this.#inputAt < this.#input.length ? this.#input[this.#inputAt] : 0);
     this.#inputAt += 1;
   }
 }

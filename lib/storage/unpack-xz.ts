@@ -42,7 +42,8 @@ export async function* unxz(reader: ChunkReader): ChunkStream {
 
 async function* unpackStream(reader: ChunkReader): ChunkStream {
   const header = await take(reader, STREAM_HEADER_BYTES);
-  const flags = header.subarray(6, 8);
+  // Bytes that are taken stay for a moment only; these are compared with the footer's.
+  const flags = Buffer.from(header.subarray(6, 8));
   if (!header.subarray(0, 6).equals(MAGIC) || crc32(flags) !== header.readUInt32LE(8)) throw damaged('xz', reader);
   if (flags[0] !== 0 || flags[1] > 15) throw unsupportedPacking('The xz stream on the input is of an unknown kind');
   const sums: IndexSums = { blocks: 0, unpadded: 0, uncompressed: 0 };
