@@ -105,10 +105,10 @@ async function layOut({ request, settings, header, tail, data }: Layout): Promis
     backing: backing?.source ?? null,
     fresh: true,
   });
-  image.refcounts.begin({ blockOffset: 2 * clusterSize, clusters: 3 });
+  image.refcounts.begin(3);
   header.refcountTableOffset = clusterSize;
   header.refcountTableClusters = 1;
-  image.refcounts.tableOffset = clusterSize;
+  image.refcounts.blocks.tableOffset = clusterSize;
   // An empty disk has no L1 table; a cluster for it would be a leak.
   if (image.l1.length > 0) {
     header.l1Offset = await image.refcounts.allocateTogether(Math.ceil(image.l1.length / clusterSize));

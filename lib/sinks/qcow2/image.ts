@@ -96,8 +96,8 @@ export class Qcow2Image {
     const { clusterSize } = this.geometry;
     this.occupied.add(0, clusterSize);
     this.occupied.add(this.header.l1Offset, this.l1.length);
-    this.occupied.add(this.header.refcountTableOffset, this.refcounts.table.length);
-    for (const offset of this.refcounts.blockOffsets()) this.occupied.add(offset, clusterSize);
+    this.occupied.add(this.header.refcountTableOffset, this.refcounts.blocks.table.length);
+    for (const offset of this.refcounts.blocks.offsets()) this.occupied.add(offset, clusterSize);
     for (let at = 0; at < this.l1.length; at += 8) {
       const { offset } = decodeL1Entry(this.l1, at, clusterSize);
       if (offset !== 0) this.occupied.add(offset, clusterSize);
@@ -229,8 +229,8 @@ export class Qcow2Image {
    */
   async commit(): Promise<void> {
     // One moment: what is linked by now has its data written and its refcounts counted.
-    const refcountTable = this.refcounts.takeDirtyTable();
-    const blocks = this.refcounts.blocks.takeDirty();
+    const refcountTable = this.refcounts.blocks.takeDirtyTable();
+    const blocks = this.refcounts.blocks.pages.takeDirty();
     const tables = this.tables.takeDirty();
     const l1 = this.#takeDirtyL1();
     const releases = this.refcounts.takeReleases();
@@ -260,10 +260,10 @@ export class Qcow2Image {
       await this.#barrier(this.storage);
       await this.storage.write(table.offset, table.bytes);
     }
-    if (this.refcounts.tableMoved) {
-      this.header.refcountTableOffset = this.refcounts.tableOffset;
-      this.header.refcountTableClusters = this.refcounts.tableClusters;
-      this.refcounts.tableMoved = false;
+    if (this.refcounts.blocks.tableMoved) {
+      this.header.refcountTableOffset = this.refcounts.blocks.tableOffset;
+      this.header.refcountTableClusters = this.refcounts.blocks.tableClusters;
+      this.refcounts.blocks.tableMoved = false;
       this.#headerDirty = true;
     }
     if (this.#headerDirty && !this.fresh) {
@@ -273,8 +273,8 @@ export class Qcow2Image {
   }
 
   #restoreDirty(blocks: PageImage[], tables: PageImage[], l1: boolean): void {
-    this.refcounts.blocks.markDirty(blocks);
-    this.refcounts.markTableDirty();
+    this.refcounts.blocks.pages.markDirty(blocks);
+    this.refcounts.blocks.markTableDirty();
     this.tables.markDirty(tables);
     if (!l1) return;
     this.#l1From = 0;
@@ -305,7 +305,7 @@ export class Qcow2Image {
   #forget(offset: number): void {
     const { clusterSize } = this.geometry;
     this.tables.drop(offset);
-    this.refcounts.blocks.drop(offset);
+    this.refcounts.blocks.pages.drop(offset);
     this.occupied.delete(offset, clusterSize);
     if (Math.floor(this.packAt / clusterSize) === offset / clusterSize) this.packAt = 0;
   }

@@ -17,6 +17,7 @@ import {
 import { readPadded } from '../../storage/storage.ts';
 import { readCluster } from './cluster.ts';
 import type { Qcow2Image } from './image.ts';
+import { correctRefcounts } from './refcount-correct.ts';
 
 const traceRebuild = tracePoint('qcow2_rebuild_refcounts');
 
@@ -72,13 +73,20 @@ export async function rebuildRefcounts(image: Qcow2Image): Promise<void> {
   const end = Math.ceil(storage.size / clusterSize) * clusterSize;
   const counts = new ReferenceCounts({ clusterSize, end, file: storage.name });
   counts.add(0, clusterSize);
-  counts.add(header.refcountTableOffset, image.refcounts.table.length);
-  for (const offset of image.refcounts.blockOffsets()) counts.add(offset, clusterSize);
+  counts.add(header.refcountTableOffset, image.refcounts.blocks.table.length);
+  const blocks = new Set<number>();
+  for (const offset of image.refcounts.blocks.offsets()) {
+    refuseTwice(image, blocks, offset);
+    counts.add(offset, clusterSize);
+  }
   await countTables(image, counts, { l1: image.l1, offset: header.l1Offset });
   await countSnapshots(image, counts);
   await countBitmaps(image, counts);
   await image.metadata.run(async () => {
-    const changed = await image.refcounts.correct(Math.ceil(end / clusterSize), (cluster) => counts.get(cluster));
+    const changed = await correctRefcounts(image, {
+      clusters: end / clusterSize,
+      countOf: (cluster) => counts.get(cluster),
+    });
     if (traceRebuild.enabled) traceRebuild.emit({ file: storage.name, changed });
     await correctCopied(image, counts);
     await image.commit();
@@ -96,9 +104,12 @@ async function countTables(
 ): Promise<void> {
   const { clusterSize, l2Entries } = image.geometry;
   if (l1.length > 0) counts.add(offset, l1.length);
+  const seen = new Set<number>();
   for (let at = 0; at < l1.length; at += 8) {
     const table = decodeL1Entry(l1, at, clusterSize);
     if (table.offset === 0) continue;
+    // A small file could keep the walk busy for hours with one table that is everywhere.
+    refuseTwice(image, seen, table.offset);
     counts.add(table.offset, clusterSize);
     const [bytes] = await image.metadata.run(() => image.loadTables([table.offset]));
     for (let index = 0; index < l2Entries; index += 1) {
@@ -109,6 +120,15 @@ async function countTables(
   }
 }
 
+function refuseTwice(image: Qcow2Image, seen: Set<number>, offset: number): void {
+  ensure(!seen.has(offset), 'Two entries of one table refer to the same table', {
+    file: image.storage.name,
+    format: 'qcow2',
+    offset,
+  });
+  seen.add(offset);
+}
+
 /** The last sector of a compressed cluster may reach past the end of the file, but its cluster doesn't. */
 function compressedBytes(image: Qcow2Image, state: { host: number; compressedLength: number }): number {
   const { clusterSize } = image.geometry;
@@ -117,7 +137,7 @@ function compressedBytes(image: Qcow2Image, state: { host: number; compressedLen
 }
 
 async function countSnapshots(image: Qcow2Image, counts: ReferenceCounts): Promise<void> {
-  const { header, storage } = image;
+  const { header, storage, geometry } = image;
   if (header.snapshotCount === 0) return;
   const bytes = Math.min(MAX_SNAPSHOT_TABLE_BYTES, Math.max(0, storage.size - header.snapshotsOffset));
   const table = Buffer.alloc(Math.min(bytes, header.snapshotCount * (SNAPSHOT_FIXED + 2 * 65536)));
@@ -126,7 +146,14 @@ async function countSnapshots(image: Qcow2Image, counts: ReferenceCounts): Promi
   let length = 0;
   for (let index = 0; index < entries.length; index += 1) length += snapshotEntryLength(table, length);
   counts.add(header.snapshotsOffset, length);
+  const seen = new Set<number>();
   for (const { l1Offset, l1Entries } of entries) {
+    if (l1Entries > 0) refuseTwice(image, seen, l1Offset);
+    ensure(l1Offset + l1Entries * 8 <= storage.size + geometry.clusterSize, "A snapshot's L1 table is cut off", {
+      file: storage.name,
+      format: 'qcow2',
+      offset: l1Offset,
+    });
     const l1 = Buffer.alloc(l1Entries * 8);
     await readPadded(storage, l1Offset, l1);
     await countTables(image, counts, { l1, offset: l1Offset });
