@@ -1,5 +1,4 @@
-import { Readable } from 'node:stream';
-import { crc32, createGunzip } from 'node:zlib';
+import { crc32, createInflateRaw, type InflateRaw } from 'node:zlib';
 import type { Inflate } from 'zlib-sync';
 import type { ChunkReader, ChunkStream } from './chunks.ts';
 import { cutOff, damaged } from './unpack-error.ts';
@@ -7,6 +6,9 @@ import { cutOff, damaged } from './unpack-error.ts';
 /** Deflate expands at most 1032 times: so much input at once keeps the output below 17 MiB. */
 const SLICE_BYTES = 16 * 1024;
 const CHUNK_BYTES = 1024 * 1024;
+const PIECE_BYTES = 64 * 1024;
+/** Flags of a member's header. */
+const Flag = { headerCrc: 0x02, extra: 0x04, name: 0x08, comment: 0x10, reserved: 0xe0 } as const;
 /** CRC-32 and length of the contents, little-endian, at the end of each member (RFC 1952, 2.3). */
 const TRAILER_BYTES = 8;
 /** zlib's window of 32 KiB, with gzip's header and trailer checked. */
@@ -18,9 +20,10 @@ type ZlibSync = typeof import('zlib-sync');
  * Unpacks gzip (RFC 1952), member after member. As with gzip(1), what follows the last member is ignored unless it
  * begins as one more. The first member, mostly the only one, goes through zlib-sync where that is installed; it
  * leaks some memory with each instance, so that further members are left to Node's own zlib.
+ * @param loading resolves to zlib-sync, or to null to do without
  */
-export async function* gunzip(reader: ChunkReader): ChunkStream {
-  const zlibSync = await loadZlibSync();
+export async function* gunzip(reader: ChunkReader, loading = loadZlibSync()): ChunkStream {
+  const zlibSync = await loading;
   if (zlibSync !== null) {
     yield* firstMember(reader, zlibSync);
     if (!(await nextMember(reader))) return;
@@ -75,11 +78,15 @@ function* push(reader: ChunkReader, inflate: Inflate, slice: Buffer, zlibSync: Z
  * says is known; it is searched with the bytes before the slice, as it may have begun there.
  */
 function endOfMember(before: Buffer, slice: Buffer, contents: { crc: number; length: number }): number | null {
-  const trailer = Buffer.alloc(TRAILER_BYTES);
-  trailer.writeUInt32LE(contents.crc, 0);
-  trailer.writeUInt32LE(contents.length % 0x1_0000_0000, 4);
-  const at = Buffer.concat([before, slice]).indexOf(trailer);
+  const at = Buffer.concat([before, slice]).indexOf(trailerOf(contents));
   return at < 0 ? null : at + TRAILER_BYTES - before.length;
+}
+
+function trailerOf({ crc, length }: { crc: number; length: number }): Buffer {
+  const trailer = Buffer.alloc(TRAILER_BYTES);
+  trailer.writeUInt32LE(crc, 0);
+  trailer.writeUInt32LE(length % 0x1_0000_0000, 4);
+  return trailer;
 }
 
 /** Whether one more member follows; zeros between them are padding. Consumes what is none. */
@@ -93,23 +100,74 @@ async function nextMember(reader: ChunkReader): Promise<boolean> {
   return false;
 }
 
+/** All members from here on, by Node's zlib. */
 async function* gunzipByNode(reader: ChunkReader): ChunkStream {
-  const unpacked = createGunzip({ chunkSize: CHUNK_BYTES });
-  // The pieces are read ahead, and a chunk's memory is used again: they are copied.
-  const pieces = async function* () {
-    while (await reader.ensure(1)) yield Buffer.from(reader.take(Math.min(reader.available, CHUNK_BYTES)));
-  };
-  const input = Readable.from(pieces(), { objectMode: false });
-  input.on('error', (error) => unpacked.destroy(error));
-  input.pipe(unpacked);
+  do {
+    await skipHeader(reader);
+    const contents = { crc: 0, length: 0 };
+    for await (const chunk of inflateByNode(reader)) {
+      contents.crc = crc32(chunk, contents.crc);
+      contents.length += chunk.length;
+      yield chunk;
+    }
+    if (!(await reader.ensure(TRAILER_BYTES))) throw cutOff('gzip', reader);
+    if (!reader.take(TRAILER_BYTES).equals(trailerOf(contents))) throw damaged('gzip', reader);
+  } while (await nextMember(reader));
+}
+
+/** The member header (RFC 1952, 2.3): ten bytes, then what its flags say. */
+async function skipHeader(reader: ChunkReader): Promise<void> {
+  const header = Buffer.from(await take(reader, 10));
+  const flags = header[3];
+  if (header.readUIntBE(0, 3) !== 0x1f8b08 || (flags & Flag.reserved) !== 0) throw damaged('gzip', reader);
+  if (flags & Flag.extra) {
+    for (let left = (await take(reader, 2)).readUInt16LE(0); left > 0; left -= 1) await take(reader, 1);
+  }
+  for (const text of [Flag.name, Flag.comment]) {
+    if (flags & text) while ((await take(reader, 1))[0] !== 0);
+  }
+  if (flags & Flag.headerCrc) await take(reader, 2);
+}
+
+async function take(reader: ChunkReader, count: number): Promise<Buffer> {
+  if (!(await reader.ensure(count))) throw cutOff('gzip', reader);
+  return reader.take(count);
+}
+
+/** One deflate stream; consumes exactly its bytes. */
+async function* inflateByNode(reader: ChunkReader): ChunkStream {
+  const inflate = createInflateRaw({ chunkSize: CHUNK_BYTES });
+  const feeding = feed(reader, inflate).catch((error) => void inflate.destroy(error));
   try {
-    for await (const chunk of unpacked) yield chunk as Buffer;
+    for await (const chunk of inflate) yield chunk as Buffer;
+    await feeding;
   } catch (error) {
     const { code } = error as { code?: string };
     if (code === 'Z_BUF_ERROR') throw cutOff('gzip', reader);
     if (code?.startsWith('Z_')) throw damaged('gzip', reader, error);
     throw error;
   } finally {
-    input.destroy();
+    inflate.destroy();
+  }
+}
+
+async function feed(reader: ChunkReader, inflate: InflateRaw): Promise<void> {
+  let over = false;
+  const ended = new Promise<void>((resolve) => {
+    for (const event of ['end', 'close']) inflate.once(event, resolve);
+  }).then(() => {
+    over = true;
+  });
+  while (!over) {
+    if (!(await reader.ensure(1))) {
+      inflate.end();
+      return;
+    }
+    // Its memory is used again, and zlib works on another thread.
+    const piece = Buffer.from(reader.view.subarray(0, PIECE_BYTES));
+    const before = inflate.bytesWritten;
+    // With the end of the stream inside the piece, no callback comes, but the end does.
+    await Promise.race([new Promise((taken) => inflate.write(piece, taken)), ended]);
+    reader.take(inflate.bytesWritten - before);
   }
 }
