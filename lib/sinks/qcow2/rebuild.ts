@@ -168,7 +168,13 @@ async function countBitmaps(image: Qcow2Image, counts: ReferenceCounts): Promise
   counts.add(directoryOffset, directoryBytes);
   const directory = Buffer.alloc(directoryBytes);
   await readPadded(storage, directoryOffset, directory);
-  for (const { tableOffset, tableEntries } of decodeBitmapDirectory(directory, count)) {
+  for (const { tableOffset, tableEntries, granularityBits } of decodeBitmapDirectory(directory, count)) {
+    const bytes = Math.ceil(image.header.size / 2 ** granularityBits / 8);
+    ensure(tableEntries <= Math.ceil(bytes / geometry.clusterSize), 'A bitmap is larger than its disk', {
+      file: storage.name,
+      format: 'qcow2',
+      offset: tableOffset,
+    });
     counts.add(tableOffset, tableEntries * 8);
     const table = Buffer.alloc(tableEntries * 8);
     await readPadded(storage, tableOffset, table);
