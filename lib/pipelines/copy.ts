@@ -1,6 +1,6 @@
 import { ImageError } from '../core/errors.ts';
 import type { Extent, ExtentBatch } from '../core/extent.ts';
-import { pipeline, readableFrom, type Stage } from '../core/streams.ts';
+import { BATCH_BYTES, pipeline, readableFrom, type Stage } from '../core/streams.ts';
 import type { ExtentPlan, Target } from '../sinks/target.ts';
 import { targetWritable } from '../sinks/writable.ts';
 import { extentStream, type Mapped, walkExtents } from '../sources/extents.ts';
@@ -13,13 +13,15 @@ import { rate } from '../transforms/rate.ts';
 import type { OnUnreadable } from '../transforms/reading.ts';
 import { sparseDetect } from '../transforms/sparse-detect.ts';
 
+const UNITS_AT_ONCE = 16;
+
 /** Where the guest's bytes come from: a map to be loaded, or loaded batches in guest order. */
 export type CopyInput = { mapped: Mapped } | { batches: AsyncIterable<ExtentBatch>; size: number | null };
 
 export interface CopyOptions {
   /** `-S`; 0: zeros are written out. */
   sparseSize: number;
-  /** Requests in flight, on either side. */
+  /** Requests in flight, of 1 MiB: half of them read, half of them write. */
   parallel: number;
   ordered: boolean;
   compress: boolean;
@@ -40,7 +42,7 @@ export async function copy(input: CopyInput, target: Target, options: CopyOption
   const progress = progressOf(input, options);
   let copied = 0;
   const sink = targetWritable(target, {
-    window: options.parallel,
+    window: half(options),
     skipZeros: options.skipZeros,
     unallocated: options.keepUnallocated ? 'skip' : 'zero',
     onWritten: ({ length }) => progress(length),
@@ -70,15 +72,15 @@ function firstStages(
   onCopied: (bytes: number) => void,
 ): [Stage, ...Stage[]] {
   if ('batches' in input) return [readableFrom(input.batches)];
-  const { parallel, onUnreadable } = options;
+  const { onUnreadable } = options;
   const ordered = options.ordered || target.sequential;
-  const loader = load({ parallel, ordered, unit: unitOf(target, options), pooled: true, onUnreadable });
+  const loader = load({ parallel: half(options), ordered, unit: unitOf(target, options), pooled: true, onUnreadable });
   const source = extentStream(input.mapped);
   return options.copyOffload ? [source, offload(target, onCopied), loader] : [source, loader];
 }
 
 function middleStages(target: Target, options: CopyOptions): Stage[] {
-  const { keepUnallocated, sparseSize: size, parallel } = options;
+  const { keepUnallocated, sparseSize: size } = options;
   const unit = unitOf(target, options);
   const stages: Stage[] = [];
   if (size === 0) stages.push(fillZeros({ keepUnallocated }));
@@ -88,10 +90,21 @@ function middleStages(target: Target, options: CopyOptions): Stage[] {
     const { compressor } = target;
     if (compressor === undefined) throw new ImageError('unsupported', 'Compression not supported for this file format');
     const ordered = options.ordered || target.sequential;
-    stages.push(compress(compressor, { parallel, ordered, size: target.size }));
+    stages.push(compress(compressor, { parallel: packing(unit, options), ordered, size: target.size }));
   }
   if (options.rate > 0) stages.push(rate(options.rate));
   return stages;
+}
+
+/** More would only wait: the thread pool has a handful of threads, and a file takes one write at a time. */
+function half({ parallel }: CopyOptions): number {
+  return Math.ceil(parallel / 2);
+}
+
+/** Batches in compression: enough units for every thread and the next ones, and no more, as each takes much memory. */
+function packing(unit: number, { parallel }: CopyOptions): number {
+  const perBatch = Math.max(1, Math.floor(BATCH_BYTES / unit));
+  return Math.min(parallel, Math.max(2, Math.ceil(UNITS_AT_ONCE / perBatch)));
 }
 
 function unitOf(target: Target, options: CopyOptions): number {
