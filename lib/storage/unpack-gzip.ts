@@ -1,5 +1,4 @@
 import { crc32, createInflateRaw, type InflateRaw } from 'node:zlib';
-import type { Inflate } from 'zlib-sync';
 import type { ChunkReader, ChunkStream } from './chunks.ts';
 import { cutOff, damaged } from './unpack-error.ts';
 
@@ -14,7 +13,20 @@ const TRAILER_BYTES = 8;
 /** zlib's window of 32 KiB, with gzip's header and trailer checked. */
 const GZIP_WINDOW_BITS = 31;
 
-type ZlibSync = typeof import('zlib-sync');
+/** What is used of zlib-sync. Its own types are there only where the optional package is, and a build must not need it. */
+interface Inflate {
+  readonly result: Buffer | string | null;
+  readonly msg: string | null;
+  readonly err: number;
+  push(input: Buffer, flush: number): void;
+}
+interface ZlibSync {
+  readonly Inflate: new (options: { windowBits: number; chunkSize: number }) => Inflate;
+  readonly Z_SYNC_FLUSH: number;
+  readonly Z_STREAM_END: number;
+  readonly Z_BUF_ERROR: number;
+}
+const ZLIB_SYNC: string = 'zlib-sync';
 
 /**
  * Unpacks gzip (RFC 1952), member after member. As with gzip(1), what follows the last member is ignored unless it
@@ -33,7 +45,7 @@ export async function* gunzip(reader: ChunkReader, loading = loadZlibSync()): Ch
 
 async function loadZlibSync(): Promise<ZlibSync | null> {
   try {
-    const loaded = (await import('zlib-sync')) as ZlibSync & { default?: ZlibSync };
+    const loaded = (await import(ZLIB_SYNC)) as ZlibSync & { default?: ZlibSync };
     return loaded.default ?? loaded;
   } catch {
     return null;
