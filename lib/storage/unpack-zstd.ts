@@ -12,9 +12,9 @@ const BLOCK_HEADER = 3;
 const RLE_BLOCK = 1;
 const CHECKSUM_BYTES = 4;
 
-/** What is decoded by: takes a frame's header and blocks, whole ones each time. */
+/** Takes a frame's header, then its blocks. Keeps what it can't use yet. */
 interface FrameDecoder {
-  push(bytes: Buffer): Uint8Array[];
+  push(bytes: Buffer, last: boolean): Uint8Array[];
 }
 
 /**
@@ -32,18 +32,20 @@ export async function* unzstd(reader: ChunkReader): ChunkStream {
       continue;
     }
     if (magic !== FRAME_MAGIC) throw damaged('zstd', reader);
-    yield* unpackFrame(reader, makeDecoder(Decompress), create64());
+    yield* unpackFrame(reader, Decompress, create64());
   }
   if (reader.available > 0) throw damaged('zstd', reader);
 }
 
-function makeDecoder(Decompress: typeof import('fzstd').Decompress): FrameDecoder {
+type DecompressClass = typeof import('fzstd').Decompress;
+
+function makeDecoder(Decompress: DecompressClass): FrameDecoder {
   let output: Uint8Array[] = [];
   const stream = new Decompress((chunk) => void output.push(chunk));
   return {
-    push(bytes) {
+    push(bytes, last) {
       output = [];
-      stream.push(bytes);
+      stream.push(bytes, last);
       return output;
     },
   };
@@ -54,10 +56,11 @@ interface Hash64 {
   digest(): bigint;
 }
 
-async function* unpackFrame(reader: ChunkReader, decoder: FrameDecoder, hash: Hash64): ChunkStream {
+async function* unpackFrame(reader: ChunkReader, Decompress: DecompressClass, hash: Hash64): ChunkStream {
   const { headerBytes, hasChecksum, contentSize } = await readHeader(reader);
-  // The decoder keeps what it is given until a block is whole; memory of ours is used again.
-  let piece = Buffer.from(reader.take(headerBytes));
+  const decoder = makeDecoder(Decompress);
+  decoder.push(Buffer.from(reader.take(headerBytes)), false);
+  let ahead = 0;
   let total = 0;
   for (let last = false; !last; ) {
     if (!(await reader.ensure(BLOCK_HEADER))) throw cutOff('zstd', reader);
@@ -65,22 +68,28 @@ async function* unpackFrame(reader: ChunkReader, decoder: FrameDecoder, hash: Ha
     last = (block & 1) === 1;
     const length = BLOCK_HEADER + (((block >> 1) & 3) === RLE_BLOCK ? 1 : block >> 3);
     if (block >> 3 > MAX_BLOCK) throw damaged('zstd', reader);
-    if (!(await reader.ensure(length))) throw cutOff('zstd', reader);
-    piece = Buffer.concat([piece, reader.take(length)]);
-    for (const chunk of decode(reader, decoder, piece)) {
+    // With each block goes the first byte of the next one: a decoder that is left with nothing keeps an empty view
+    // of all that it was ever given.
+    const lookAhead = last ? 0 : 1;
+    if (!(await reader.ensure(length + lookAhead))) throw cutOff('zstd', reader);
+    const pieces = [reader.view.subarray(ahead, length + lookAhead)];
+    // The decoder passes over the checksum without a look, but wants to see one.
+    if (last && hasChecksum) pieces.push(Buffer.alloc(CHECKSUM_BYTES));
+    for (const chunk of decode(reader, decoder, Buffer.concat(pieces), last)) {
       hash.update(chunk);
       total += chunk.length;
       yield Buffer.from(chunk.buffer, chunk.byteOffset, chunk.length);
     }
-    piece = Buffer.alloc(0);
+    reader.take(length);
+    ahead = lookAhead;
   }
   if (contentSize !== null && BigInt(total) !== contentSize) throw damaged('zstd', reader);
   if (hasChecksum) await checkChecksum(reader, hash);
 }
 
-function decode(reader: ChunkReader, decoder: FrameDecoder, bytes: Buffer): Uint8Array[] {
+function decode(reader: ChunkReader, decoder: FrameDecoder, bytes: Buffer, last: boolean): Uint8Array[] {
   try {
-    return decoder.push(bytes).filter(({ length }) => length > 0);
+    return decoder.push(bytes, last).filter(({ length }) => length > 0);
   } catch (error) {
     if (error instanceof ImageError) throw error;
     throw damaged('zstd', reader, error);

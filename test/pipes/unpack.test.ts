@@ -109,6 +109,16 @@ for (const packer of PACKERS) {
   });
 }
 
+test('streams of a few bytes come out, too', async (t) => {
+  for (const packer of PACKERS) {
+    for (const length of [0, 1, 5, 300]) {
+      const packed = pack(t, packer, PLAIN.subarray(0, length));
+      if (packed === null) return;
+      t.true((await unpacked(packed, 17, 3)).equals(PLAIN.subarray(0, length)), `${packer.args} ${length}`);
+    }
+  }
+});
+
 test('what follows a gzip stream is ignored unless it is another one', async (t) => {
   const packed = pack(t, PACKERS[0], PLAIN.subarray(0, 50_000));
   if (packed === null) return;
