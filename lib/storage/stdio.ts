@@ -19,6 +19,9 @@ const STDIN = 0;
 const STDOUT = 1;
 const PIPE_CAPACITY = 1024 * 1024;
 
+/** Both ends exist once: whoever is done with one closes it, and its number may then be another file's. */
+const taken = new Set<number>();
+
 const traceStdio = tracePoint('stdio_open');
 
 /** The file that a descriptor stands for, and where in it the next read or write goes. */
@@ -102,6 +105,11 @@ async function seekableOutput(state: DescriptorState, cache?: CacheMode): Promis
 }
 
 async function inspect(fd: number, operation: string): Promise<DescriptorState> {
+  if (taken.has(fd)) {
+    const what = fd === STDIN ? 'Standard input' : 'Standard output';
+    throw new ImageError('invalid', `${what} can be used only once`, { file: STDIO_NAME, operation });
+  }
+  taken.add(fd);
   try {
     const stats = await new Promise<Stats>((resolve, reject) => {
       fstat(fd, (error, result) => (error ? reject(error) : resolve(result)));

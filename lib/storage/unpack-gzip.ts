@@ -4,7 +4,7 @@ import { cutOff, damaged } from './unpack-error.ts';
 
 /** Deflate expands at most 1032 times: so much input at once keeps the output below 17 MiB. */
 const SLICE_BYTES = 16 * 1024;
-const CHUNK_BYTES = 1024 * 1024;
+const CHUNK_BYTES = 256 * 1024;
 const PIECE_BYTES = 64 * 1024;
 /** Flags of a member's header. */
 const Flag = { headerCrc: 0x02, extra: 0x04, name: 0x08, comment: 0x10, reserved: 0xe0 } as const;

@@ -315,6 +315,25 @@ test('what a pipe cannot have is refused before anything is written', (t) => {
   t.false(existsSync(file('full.raw')));
 });
 
+test('standard input can be named once', (t) => {
+  const { statuses, stderr } = sh('cat disk.raw | $IMGPIPE convert -f raw -O raw - - two.raw');
+  t.is(statuses[1], 1);
+  t.regex(stderr, /Standard input can be used only once/);
+  t.false(existsSync(file('two.raw')));
+});
+
+test('several images, one of them from a pipe, are joined', (t) => {
+  succeeds(t, 'cat disk.raw | $IMGPIPE convert -f raw -O raw disk.raw - joined.raw');
+  const disk = readFileSync(file('disk.raw'));
+  t.true(readFileSync(file('joined.raw')).equals(Buffer.concat([disk, disk])));
+});
+
+test('compare, map and measure take a pipe, too', (t) => {
+  succeeds(t, '$IMGPIPE convert -O qcow2 sparse.raw - | $IMGPIPE compare - disk.raw');
+  succeeds(t, '$IMGPIPE convert -O qcow2 sparse.raw - | $IMGPIPE map --output=json -');
+  succeeds(t, 'cat disk.raw | $IMGPIPE measure -f raw -O qcow2 -');
+});
+
 test('nothing is left behind in the directories of output and temporary files', (t) => {
   const place = mkdtempSync(join(tmpdir(), 'imgpipe-spool-'));
   try {
