@@ -1,3 +1,14 @@
+import { alignUp } from './binary.ts';
+
+/** Buffers that a slab is cut into: its memory is reserved at once, but taken only as it is touched. */
+const SLAB_BUFFERS = 4;
+const WASM_PAGE = 64 * 1024;
+
+/** All that is used of WebAssembly, which Node's own types leave out. */
+declare const WebAssembly: {
+  Memory: new (pages: { initial: number; maximum: number }) => { readonly buffer: ArrayBuffer };
+};
+
 /**
  * Buffers of one size, handed out and taken back. Only spares are kept: a buffer that never comes
  * back is simply garbage, so forgetting to release costs speed and nothing else.
@@ -13,14 +24,37 @@ export class BufferPool {
     this.#keep = keep;
   }
 
-  /** A buffer with arbitrary contents. */
+  /** A buffer with arbitrary contents; page-aligned where that can be had. */
   take(): Buffer {
-    return this.#spares.pop() ?? Buffer.allocUnsafeSlow(this.size);
+    const spare = this.#spares.pop();
+    if (spare !== undefined) return spare;
+    const [first, ...rest] = makeSlab(this.size);
+    this.#spares.push(...rest);
+    return first;
   }
 
   /** Hands a buffer back; the caller must not touch it (or a slice of it) again. */
   give(buffer: Buffer): void {
     if (buffer.length === this.size && this.#spares.length < this.#keep) this.#spares.push(buffer);
+  }
+}
+
+/**
+ * Page-aligned buffers. The kernel copies into memory that is not aligned several times slower (measured: 1.8
+ * GiB/s against 8), and a large Buffer of Node's begins a few bytes behind a page's start. WebAssembly's memory
+ * is the one that JavaScript can have aligned.
+ */
+function makeSlab(size: number): [Buffer, ...Buffer[]] {
+  const stride = alignUp(size, WASM_PAGE);
+  if (size < WASM_PAGE) return [Buffer.allocUnsafeSlow(size)];
+  try {
+    const initial = (stride / WASM_PAGE) * SLAB_BUFFERS;
+    const { buffer } = new WebAssembly.Memory({ initial, maximum: initial });
+    const cut = (index: number) => Buffer.from(buffer, index * stride, size);
+    return [cut(0), ...Array.from({ length: SLAB_BUFFERS - 1 }, (_, index) => cut(index + 1))];
+  } catch {
+    // No WebAssembly, or no address space for it: slower, that's all.
+    return [Buffer.allocUnsafeSlow(size)];
   }
 }
 

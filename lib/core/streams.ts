@@ -5,7 +5,7 @@ import { batchWeight, type ExtentBatch } from './extent.ts';
 import { Window } from './window.ts';
 
 /** Bytes of payload in one batch at the most, as the stages of this library make them: the best size for I/O. */
-export const BATCH_BYTES = 1 << 20;
+export const BATCH_BYTES = 2 << 20;
 
 /**
  * What every stage of batches passes to streamx. The mark is in bytes: one batch with a payload is enough to wait, and

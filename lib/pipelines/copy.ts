@@ -42,7 +42,7 @@ export async function copy(input: CopyInput, target: Target, options: CopyOption
   const progress = progressOf(input, options);
   let copied = 0;
   const sink = targetWritable(target, {
-    window: half(options),
+    window: inFlight(options),
     skipZeros: options.skipZeros,
     unallocated: options.keepUnallocated ? 'skip' : 'zero',
     onWritten: ({ length }) => progress(length),
@@ -74,7 +74,13 @@ function firstStages(
   if ('batches' in input) return [readableFrom(input.batches)];
   const { onUnreadable } = options;
   const ordered = options.ordered || target.sequential;
-  const loader = load({ parallel: half(options), ordered, unit: unitOf(target, options), pooled: true, onUnreadable });
+  const loader = load({
+    parallel: inFlight(options),
+    ordered,
+    unit: unitOf(target, options),
+    pooled: true,
+    onUnreadable,
+  });
   const source = extentStream(input.mapped);
   return options.copyOffload ? [source, offload(target, onCopied), loader] : [source, loader];
 }
@@ -96,9 +102,12 @@ function middleStages(target: Target, options: CopyOptions): Stage[] {
   return stages;
 }
 
-/** More would only wait: the thread pool has a handful of threads, and a file takes one write at a time. */
-function half({ parallel }: CopyOptions): number {
-  return Math.ceil(parallel / 2);
+/**
+ * Batches in flight on either side, for `-m` requests: a batch is as much as qemu-img has in a few requests, and more
+ * would only wait, since a file takes one write at a time (writers that spin for its lock cost the readers a core).
+ */
+function inFlight({ parallel }: CopyOptions): number {
+  return Math.ceil(parallel / 4);
 }
 
 /** Batches in compression: enough units for every thread and the next ones, and no more, as each takes much memory. */

@@ -32,7 +32,7 @@ const traceLoad = tracePoint('load');
 
 /**
  * Loads the payloads of data extents: neighbours on the host in one read, runs of compressed clusters
- * together, about 1 MiB to a batch, several in flight. Extents that carry a payload pass unchanged.
+ * together, about 2 MiB to a batch, several in flight. Extents that carry a payload pass unchanged.
  * Fails with an ImageError that names the guest offset.
  */
 export function load(options: LoadOptions = {}): Load {
