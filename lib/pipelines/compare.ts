@@ -207,7 +207,8 @@ class Comparison {
   }
 
   #giveBack(content: Buffer | null): void {
-    if (content !== null) this.#pool.give(Buffer.from(content.buffer as ArrayBuffer));
+    if (content === null) return;
+    this.#pool.give(Buffer.from(content.buffer as ArrayBuffer, content.byteOffset, this.#pool.size));
   }
 
   #note(offset: number, difference: Difference | null, error: unknown): void {

@@ -57,7 +57,7 @@ export async function* readPipe(fd: number, name: string, signal: AbortSignal): 
         if (queue.length < READ_AHEAD) socket.resume();
         total += chunk.length;
         yield chunk;
-        pool.give(Buffer.from(chunk.buffer));
+        pool.give(Buffer.from(chunk.buffer, chunk.byteOffset, pool.size));
       } else if (state.error !== null) {
         throw fromSystemError(state.error, { file: name, operation: 'read', offset: total });
       } else if (state.ended) {
