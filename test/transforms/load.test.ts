@@ -74,13 +74,13 @@ test('loading gives the bytes of random disks, in order, for each setting', asyn
   }
 });
 
-test('neighbours on the host are one read of a megabyte, ending at units of the target', async (t) => {
-  const disk = fakeDisk(Array.from({ length: 96 }, (): Run => ['data', 65536 / 2]));
+test('neighbours on the host are one read of two megabytes, ending at units of the target', async (t) => {
+  const disk = fakeDisk(Array.from({ length: 192 }, (): Run => ['data', 65536 / 2]));
   await loadedFrom(disk);
   t.deepEqual(disk.reads, [
-    [0, MIB],
-    [MIB, MIB],
-    [2 * MIB, MIB],
+    [0, 2 * MIB],
+    [2 * MIB, 2 * MIB],
+    [4 * MIB, 2 * MIB],
   ]);
 });
 
