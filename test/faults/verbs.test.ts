@@ -15,7 +15,8 @@ import { registerProtocol } from '../../lib/storage/index.ts';
 import { pattern } from '../support/model.ts';
 import { withTmpDir } from '../support/tmp.ts';
 
-const SIZE = 3 * 1024 * 1024;
+// Three times the largest read, so that a file that shrinks between reads has reads left to fail.
+const SIZE = 6 * 1024 * 1024;
 
 /** What is to happen to the files opened through the protocols below, by path. */
 const plans = new Map<string, FaultPlan>();
