@@ -122,7 +122,8 @@ async function layOut({ request, settings, header, tail, data }: Layout): Promis
   });
 }
 
-function newHeader(settings: Qcow2Settings, size: number): Qcow2Header {
+/** The header of an image without clusters: what depends on where things will lie is still 0. */
+export function newHeader(settings: Qcow2Settings, size: number): Qcow2Header {
   const { version, refcountBits, compressionType } = settings;
   const header: Qcow2Header = {
     version,

@@ -3,27 +3,23 @@ import type { AnyOptionValues } from '../../core/options.ts';
 import { isZero } from '../../core/pool.ts';
 import { tracePoint } from '../../core/trace.ts';
 import {
-  Compatible,
-  CryptMethod,
   ExtensionType,
   encodeFeatureNames,
   encodeHead,
   FEATURE_NAMES,
   geometryOf,
   type HeaderExtension,
-  Incompatible,
   l1EntriesFor,
   MAX_L1_BYTES,
   type Qcow2Geometry,
   type Qcow2Header,
-  V2_HEADER_LENGTH,
-  V3_HEADER_LENGTH,
 } from '../../layouts/qcow2/index.ts';
 import type { Source } from '../../sources/source.ts';
 import type { Storage } from '../../storage/storage.ts';
 import { StreamImpossible } from '../stream.ts';
 import type { ExtentPlan, Target } from '../target.ts';
 import { type ClusterRules, type ClusterRun, clusterRuns } from './cluster-runs.ts';
+import { newHeader } from './create.ts';
 import { checkSettings, type Qcow2Settings } from './options.ts';
 import { layOut, type StreamLayout } from './stream-layout.ts';
 import {
@@ -58,7 +54,7 @@ export async function createQcow2Stream(request: Qcow2StreamRequest): Promise<Ta
   refuseUnstreamable(settings, request.options);
   if (size === null || plan === null) throw new StreamImpossible('what is in it shows only at its end');
   if (compress) throw new StreamImpossible('how small clusters become shows only when they are compressed');
-  const header = freshHeader(settings, size);
+  const header = newHeader(settings, size);
   const geometry = geometryOf(header);
   if (l1EntriesFor(size, geometry) * 8 > MAX_L1_BYTES) {
     throw new ImageError('invalid', 'Image is too big for its cluster size', { format: 'qcow2', operation: 'create' });
@@ -93,31 +89,6 @@ function refuseUnstreamable({ preallocation, dataFile }: Qcow2Settings, options:
     format: 'qcow2',
     operation: 'create',
   });
-}
-
-function freshHeader(settings: Qcow2Settings, size: number): Qcow2Header {
-  const zstd = settings.compressionType !== 'zlib';
-  return {
-    version: settings.version,
-    backingOffset: 0,
-    backingLength: 0,
-    clusterBits: Math.log2(settings.clusterSize),
-    size,
-    cryptMethod: CryptMethod.none,
-    l1Entries: 0,
-    l1Offset: 0,
-    refcountTableOffset: 0,
-    refcountTableClusters: 0,
-    snapshotCount: 0,
-    snapshotsOffset: 0,
-    incompatible: (zstd ? Incompatible.compression : 0n) | (settings.extendedL2 ? Incompatible.extendedL2 : 0n),
-    compatible: settings.lazyRefcounts ? Compatible.lazyRefcounts : 0n,
-    autoclear: 0n,
-    refcountOrder: Math.log2(settings.refcountBits),
-    headerLength: settings.version === 3 ? V3_HEADER_LENGTH : V2_HEADER_LENGTH,
-    compressionType: settings.compressionType,
-    extra: Buffer.alloc(0),
-  };
 }
 
 async function appendHead(
