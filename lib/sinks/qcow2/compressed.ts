@@ -1,12 +1,10 @@
-import { alignUp } from '../../core/binary.ts';
 import { deflateRaw, zstdCompress } from '../../core/codecs.ts';
 import { ImageError } from '../../core/errors.ts';
 import { encodeCompressed, maxCompressedOffset } from '../../layouts/qcow2/index.ts';
-import type { Storage } from '../../storage/storage.ts';
+import type { PackedWriter } from '../packed-writer.ts';
 import type { ClusterCompressor } from '../target.ts';
 import { readCluster, releaseCluster } from './cluster.ts';
 import type { Qcow2Image } from './image.ts';
-import { growTo } from './write.ts';
 
 /** Readers are only required to keep a window of 4 KiB ("Compressed Clusters Descriptor": deflate, window bits 12). */
 const DEFLATE_WINDOW_BITS = 12;
@@ -109,68 +107,4 @@ async function giveBack(image: Qcow2Image, host: number, length: number): Promis
   const first = Math.floor(host / clusterSize);
   const last = Math.floor((host + length - 1) / clusterSize);
   await image.refcounts.takeBack({ offset: first * clusterSize, clusters: last - first + 1 });
-}
-
-interface PackedWrite {
-  offset: number;
-  packed: Buffer;
-  resolve: () => void;
-  reject: (error: unknown) => void;
-}
-
-const MAX_BATCH = 1024 * 1024;
-
-/**
- * Writes compressed clusters, neighbours together: what arrives while a write is under way waits for the
- * next, so that a busy window becomes few large writes and a lone cluster waits for nobody.
- */
-export class PackedWriter {
-  readonly #storage: Storage;
-  readonly #clusterSize: number;
-  #queue: PackedWrite[] = [];
-  #busy = false;
-
-  constructor(storage: Storage, clusterSize: number) {
-    this.#storage = storage;
-    this.#clusterSize = clusterSize;
-  }
-
-  /** Resolves when the bytes are written. */
-  write(offset: number, packed: Buffer): Promise<void> {
-    return new Promise((resolve, reject) => {
-      this.#queue.push({ offset, packed, resolve, reject });
-      if (!this.#busy) void this.#run();
-    });
-  }
-
-  async #run(): Promise<void> {
-    this.#busy = true;
-    while (this.#queue.length > 0) {
-      const batch = this.#takeBatch();
-      try {
-        await this.#storage.writev(
-          batch[0].offset,
-          batch.map(({ packed }) => packed),
-        );
-        const last = batch[batch.length - 1];
-        await growTo(this.#storage, alignUp(last.offset + last.packed.length, this.#clusterSize));
-        for (const { resolve } of batch) resolve();
-      } catch (error) {
-        for (const { reject } of batch) reject(error);
-      }
-    }
-    this.#busy = false;
-  }
-
-  #takeBatch(): PackedWrite[] {
-    let count = 0;
-    let end = this.#queue[0].offset;
-    let bytes = 0;
-    while (count < this.#queue.length && this.#queue[count].offset === end && bytes < MAX_BATCH) {
-      end += this.#queue[count].packed.length;
-      bytes += this.#queue[count].packed.length;
-      count += 1;
-    }
-    return this.#queue.splice(0, count);
-  }
 }

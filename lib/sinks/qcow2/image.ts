@@ -11,10 +11,10 @@ import {
 } from '../../layouts/qcow2/index.ts';
 import type { Source } from '../../sources/source.ts';
 import type { Storage } from '../../storage/storage.ts';
+import { Mutex } from '../locks.ts';
+import { type Page, PageCache, type PageImage, writePages } from '../pages.ts';
 import { distrustBitmaps } from './bitmaps.ts';
-import { Mutex } from './locks.ts';
 import { MetadataClusters } from './overlap.ts';
-import { type Page, PageCache, type PageImage, writePages } from './pages.ts';
 import { type ClusterRun, Refcounts } from './refcounts.ts';
 
 const traceCommit = tracePoint('qcow2_commit');
@@ -88,6 +88,7 @@ export class Qcow2Image {
       pageSize: options.geometry.clusterSize,
       maxBytes: L2_CACHE_BYTES,
       what: 'L2 table',
+      format: 'qcow2',
     });
     if (!options.fresh) this.#findMetadata();
   }

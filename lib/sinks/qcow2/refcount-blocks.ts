@@ -6,8 +6,8 @@ import {
   writeRefcount,
 } from '../../layouts/qcow2/index.ts';
 import type { Storage } from '../../storage/storage.ts';
+import { type Page, PageCache, type PageImage } from '../pages.ts';
 import type { MetadataClusters } from './overlap.ts';
-import { type Page, PageCache, type PageImage } from './pages.ts';
 
 /** Refcount blocks kept in memory: with 64 KiB clusters these cover 128 GiB of the file. */
 const BLOCK_CACHE_BYTES = 4 * 1024 * 1024;
@@ -45,6 +45,7 @@ export class RefcountBlocks {
       pageSize: geometry.clusterSize,
       maxBytes: BLOCK_CACHE_BYTES,
       what: 'refcount block',
+      format: 'qcow2',
     });
     this.table = table;
     this.tableOffset = tableOffset;

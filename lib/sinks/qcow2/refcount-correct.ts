@@ -1,7 +1,7 @@
 import { ensure } from '../../core/errors.ts';
 import { isZero } from '../../core/pool.ts';
+import type { Page } from '../pages.ts';
 import type { Qcow2Image } from './image.ts';
-import type { Page } from './pages.ts';
 
 export interface Corrections {
   /** Host clusters of the file; all further ones are free. */

@@ -3,7 +3,7 @@ import { ensure, ImageError } from '../../core/errors.ts';
 import { tracePoint } from '../../core/trace.ts';
 import { MAX_REFCOUNT_TABLE_BYTES, maxRefcount, type Qcow2Geometry } from '../../layouts/qcow2/index.ts';
 import type { Storage } from '../../storage/storage.ts';
-import type { Page } from './pages.ts';
+import type { Page } from '../pages.ts';
 import { RefcountBlocks, type RefcountBlocksOptions } from './refcount-blocks.ts';
 
 const traceAllocate = tracePoint('qcow2_allocate');

@@ -2,13 +2,15 @@ import { alignDown, alignUp } from '../../core/binary.ts';
 import { ImageError } from '../../core/errors.ts';
 import { inContext } from '../../sources/qcow2/context.ts';
 import type { Source } from '../../sources/source.ts';
+import { RangeLocks } from '../locks.ts';
+import { PackedWriter } from '../packed-writer.ts';
 import type { ClusterCompressor, Target } from '../target.ts';
-import { clusterCompressor, PackedWriter, writeCompressedCluster } from './compressed.ts';
+import { type GuestRange, writeZeros } from '../zeros.ts';
+import { clusterCompressor, writeCompressedCluster } from './compressed.ts';
 import type { Qcow2Image } from './image.ts';
-import { RangeLocks } from './locks.ts';
 import { resize } from './resize.ts';
 import { writeSegment } from './write.ts';
-import { type Clearing, clearSegment, type GuestRange, writeZeros } from './zero.ts';
+import { type Clearing, clearSegment } from './zero.ts';
 
 export interface Qcow2TargetOptions {
   /** Makes the reading half, which sees what this target writes. */

@@ -1,10 +1,10 @@
 import { alignDown, alignUp } from '../../core/binary.ts';
 import { encodeEntry } from '../../layouts/qcow2/index.ts';
-import type { Storage } from '../../storage/storage.ts';
+import type { Page } from '../pages.ts';
+import { growTo } from '../zeros.ts';
 import { type ClusterState, fullMask, readCluster, releaseCluster, touchedMask, writeCluster } from './cluster.ts';
 import { readOld } from './cow.ts';
 import type { Qcow2Image } from './image.ts';
-import type { Page } from './pages.ts';
 
 /** Consecutive guest clusters of one L2 table that lie together in the host file. */
 interface Piece {
@@ -169,11 +169,6 @@ async function writePiece(image: Qcow2Image, segment: Segment, piece: Piece): Pr
   if (buffers.length === 1) await image.data.write(host, bytes);
   else await image.data.writev(host, buffers);
   await growTo(image.data, piece.host + (piece.to - base));
-}
-
-/** A file that ends within a cluster ends too early for its readers: the zeros that were not written must be there. */
-export async function growTo(storage: Storage, end: number): Promise<void> {
-  if (storage.size < end && !storage.fixedSize) await storage.zero(end - 1, 1);
 }
 
 /** What copy-on-write has to write; null where the host file has it already. */

@@ -1,9 +1,9 @@
 import { alignDown, alignUp } from '../../core/binary.ts';
-import { zeroBlock } from '../../core/pool.ts';
+import type { Page } from '../pages.ts';
+import type { GuestRange } from '../zeros.ts';
 import { type ClusterState, fullMask, readCluster, releaseCluster, touchedMask, writeCluster } from './cluster.ts';
 import { isBacked } from './cow.ts';
 import type { Qcow2Image } from './image.ts';
-import type { Page } from './pages.ts';
 
 /** What a range shall become. */
 export type Clearing =
@@ -41,11 +41,6 @@ export async function clearSegment(image: Qcow2Image, request: ClearRequest): Pr
     if (start < end) await clearWhole(image, { ...request, start, end }, left);
     return left;
   });
-}
-
-export interface GuestRange {
-  start: number;
-  end: number;
 }
 
 /** Whether the subcluster at guest `offset` is known to hold only zeros. */
@@ -131,15 +126,4 @@ function pushRange(ranges: GuestRange[], start: number, end: number): void {
   const last = ranges.length > 0 ? ranges[ranges.length - 1] : undefined;
   if (last !== undefined && last.end === start) last.end = end;
   else if (start < end) ranges.push({ start, end });
-}
-
-/** Writes zeros as if they were data, a block at a time. */
-export async function writeZeros(
-  { start, end }: GuestRange,
-  write: (offset: number, bytes: Buffer) => Promise<void>,
-): Promise<void> {
-  const zeros = zeroBlock();
-  for (let at = start; at < end; at += zeros.length) {
-    await write(at, zeros.subarray(0, Math.min(zeros.length, end - at)));
-  }
 }

@@ -8,11 +8,8 @@ import {
   SUBCLUSTERS,
   ZERO_LOW,
 } from '../../layouts/qcow2/index.ts';
+import { Run, RunBuilder, type RunSink } from '../runs.ts';
 import { corrupt } from './context.ts';
-
-/** What a run of guest bytes is. Small integers, because the walk compares them for every cluster. */
-export const Run = { unallocated: 0, zero: 1, data: 2, compressed: 3 } as const;
-export type RunKind = (typeof Run)[keyof typeof Run];
 
 /** What the walk needs to know of an image. */
 export interface ClusterRules {
@@ -21,18 +18,6 @@ export interface ClusterRules {
   geometry: Qcow2Geometry;
   /** Data lie in a file of their own, where host and guest offsets are the same. */
   external: boolean;
-}
-
-/**
- * Told of each run: guest bytes [offset, offset + length), all of one kind. `host` is where the run lies or has its
- * space (zero clusters, subclusters of a cluster that is there), ascending with the guest offset, or -1.
- */
-export interface RunSink {
-  run(kind: RunKind, offset: number, length: number, host: number): void;
-  /** One compressed cluster; asked only where the sink wants each of them. */
-  compressed?(offset: number, host: number, packedLength: number): void;
-  /** The sink wants no more: the walk stops soon. */
-  readonly full?: boolean;
 }
 
 /** A stretch of one L2 table, in guest bytes relative to the image. */
@@ -151,51 +136,4 @@ function addSubclusters(
 function entryError(stretch: TableStretch, rules: ClusterRules, index: number, message: string): Error {
   const place = `(L2 offset: 0x${stretch.tableOffset.toString(16)}, L2 index: 0x${index.toString(16)})`;
   return corrupt(`${message} ${place}`, rules.file, stretch.tableOffset + index * rules.geometry.l2EntrySize);
-}
-
-/** Joins clusters into runs and cuts them to the range. */
-class RunBuilder {
-  readonly sink: RunSink;
-  readonly #start: number;
-  readonly #end: number;
-  #kind: RunKind = Run.unallocated;
-  #offset: number;
-  #length = 0;
-  #host = -1;
-
-  constructor(sink: RunSink, start: number, end: number) {
-    this.sink = sink;
-    this.#start = start;
-    this.#end = end;
-    this.#offset = start;
-  }
-
-  add(kind: RunKind, offset: number, length: number, host: number): void {
-    const follows = this.#host < 0 ? host < 0 : host === this.#host + this.#length;
-    if (this.#length > 0 && kind === this.#kind && follows) {
-      this.#length += length;
-      return;
-    }
-    this.finish();
-    this.#kind = kind;
-    this.#offset = offset;
-    this.#length = length;
-    this.#host = host;
-  }
-
-  /** Goes on at `offset`, after something that was reported past this builder. */
-  skip(offset: number): void {
-    this.#offset = offset;
-    this.#length = 0;
-  }
-
-  /** Reports the run begun, cut to the range. */
-  finish(): void {
-    if (this.#length === 0) return;
-    const from = Math.max(this.#offset, this.#start);
-    const to = Math.min(this.#offset + this.#length, this.#end);
-    const host = this.#host < 0 ? -1 : this.#host + (from - this.#offset);
-    this.#length = 0;
-    if (to > from) this.sink.run(this.#kind, from, to - from, host);
-  }
 }

@@ -1,17 +1,9 @@
 import { ImageError } from '../../core/errors.ts';
+import { inContext as inContextOf } from '../context.ts';
 
 /** The error with file and format filled in where they are missing; what is no ImageError stays what it is. */
 export function inContext(error: unknown, file: string): unknown {
-  if (!(error instanceof ImageError) || (error.file !== undefined && error.format !== undefined)) return error;
-  const { kind, message, operation, offset, code, cause } = error;
-  return new ImageError(kind, message, {
-    file: error.file ?? file,
-    format: error.format ?? 'qcow2',
-    operation,
-    offset,
-    code,
-    cause,
-  });
+  return inContextOf(error, file, 'qcow2');
 }
 
 /** A `corrupt` error about the image `file`. */

@@ -1,11 +1,11 @@
 import { ImageError } from '../../core/errors.ts';
 import { tracePoint } from '../../core/trace.ts';
 import { CryptMethod, Incompatible, QCOW2_MAGIC } from '../../layouts/qcow2/index.ts';
+import { isSparse } from '../holes.ts';
 import type { SourceRequest } from '../source.ts';
 import { inContext } from './context.ts';
 import { openData } from './data-file.ts';
 import { readHead } from './head.ts';
-import { isSparse } from './holes.ts';
 import { checkRuntimeOptions } from './runtime-options.ts';
 import { readL1, readSnapshots } from './snapshots.ts';
 import { Qcow2Source } from './source.ts';

@@ -1,3 +1,4 @@
+import { inflateRaw, zstdDecompress } from '../../core/codecs.ts';
 import { ImageError } from '../../core/errors.ts';
 import type { Extent } from '../../core/extent.ts';
 import { tracePoint } from '../../core/trace.ts';
@@ -9,13 +10,14 @@ import {
   type Qcow2Header,
 } from '../../layouts/qcow2/index.ts';
 import type { Storage } from '../../storage/storage.ts';
+import { withHoles } from '../holes.ts';
+import { ExtentCollector, ReadPlan } from '../plans.ts';
+import { Run, type RunSink } from '../runs.ts';
 import type { BackingReference, LayerInfo, SnapshotSelector, Source } from '../source.ts';
-import { type ClusterRules, Run, type RunSink, walkTable } from './clusters.ts';
-import { Unpacker } from './compressed.ts';
+import { Unpacker } from '../unpacker.ts';
+import { type ClusterRules, walkTable } from './clusters.ts';
 import { inContext } from './context.ts';
 import { describeQcow2 } from './describe.ts';
-import { withHoles } from './holes.ts';
-import { ExtentCollector, ReadPlan } from './plans.ts';
 import { snapshotSource } from './snapshots.ts';
 import type { TableProvider } from './tables.ts';
 
@@ -73,8 +75,9 @@ export class Qcow2Source implements Source {
     };
     this.#unpacker = new Unpacker({
       storage,
-      type: header.compressionType,
-      clusterSize: geometry.clusterSize,
+      format: this.format,
+      unpack: header.compressionType === 'zstd' ? zstdDecompress : inflateRaw,
+      blockSize: geometry.clusterSize,
       keep: !options.writable,
     });
   }
@@ -92,7 +95,7 @@ export class Qcow2Source implements Source {
   }
 
   async read(offset: number, buffer: Buffer): Promise<void> {
-    const reader = new ReadPlan(this.name, this.#options.data as Storage, this.granularity);
+    const reader = new ReadPlan(this, this.#options.data as Storage, this.granularity);
     reader.aim(offset, buffer);
     const end = offset + buffer.length;
     for (let at = offset; at < end; ) at = await this.#walk(at, end, reader);
@@ -100,7 +103,7 @@ export class Qcow2Source implements Source {
   }
 
   async readMany(extents: readonly Extent[], buffers: readonly Buffer[]): Promise<void> {
-    const reader = new ReadPlan(this.name, this.#options.data as Storage, this.granularity);
+    const reader = new ReadPlan(this, this.#options.data as Storage, this.granularity);
     for (let index = 0; index < extents.length; index += 1) {
       const { offset, length } = extents[index];
       reader.aim(offset, buffers[index].subarray(0, length));

@@ -1,14 +1,12 @@
-import { inflateRaw, zstdDecompress } from '../../core/codecs.ts';
-import { ImageError } from '../../core/errors.ts';
-import { BufferPool } from '../../core/pool.ts';
-import { tracePoint } from '../../core/trace.ts';
-import type { CompressionType } from '../../layouts/qcow2/index.ts';
-import { readPadded, type Storage } from '../../storage/storage.ts';
-import { corrupt, inContext } from './context.ts';
-import { allSettled, Turns } from './turns.ts';
+import { ImageError } from '../core/errors.ts';
+import { BufferPool } from '../core/pool.ts';
+import { tracePoint } from '../core/trace.ts';
+import { allSettled, Turns } from '../core/turns.ts';
+import { readPadded, type Storage } from '../storage/storage.ts';
+import { inContext } from './context.ts';
 
 /** One compressed cluster that is wanted, or a part of it. */
-export interface PackedCluster {
+export interface PackedBlock {
   /** Where the compressed bytes begin, and how many may belong to them. */
   host: number;
   packedLength: number;
@@ -19,8 +17,12 @@ export interface PackedCluster {
 
 export interface UnpackerOptions {
   storage: Storage;
-  type: CompressionType;
-  clusterSize: number;
+  /** Driver name, for errors. */
+  format: string;
+  /** Decompresses one block into `size` bytes; throws an ImageError where that is not what comes out. */
+  unpack: (packed: Buffer, size: number) => Promise<Buffer>;
+  /** Bytes of a block decompressed. */
+  blockSize: number;
   /** Keep clusters that were wanted in part. Not where somebody may write: a place can get new contents. */
   keep: boolean;
 }
@@ -37,12 +39,11 @@ const MAX_RUNS = 4;
 /** Parts of clusters are asked for one after the other: `dd bs=512`. */
 const KEPT_BYTES = 2 * 1024 * 1024;
 
-const traceUnpack = tracePoint('qcow2_decompress');
+const traceUnpack = tracePoint('unpack_blocks');
 
 /** Reads and decompresses clusters, many at once: neighbours in the file by one read, in parallel in the pool. */
 export class Unpacker {
   readonly #options: UnpackerOptions;
-  readonly #unpack: (packed: Buffer, size: number) => Promise<Buffer>;
   readonly #kept = new Map<number, Buffer>();
   readonly #pool = new BufferPool(MAX_READ, MAX_RUNS);
   readonly #runs = new Turns(MAX_RUNS);
@@ -50,11 +51,10 @@ export class Unpacker {
 
   constructor(options: UnpackerOptions) {
     this.#options = options;
-    this.#tasks = new Turns(Math.max(2, Math.min(MAX_TASKS, Math.floor(MAX_BYTES / options.clusterSize))));
-    this.#unpack = options.type === 'zstd' ? zstdDecompress : inflateRaw;
+    this.#tasks = new Turns(Math.max(2, Math.min(MAX_TASKS, Math.floor(MAX_BYTES / options.blockSize))));
   }
 
-  async read(clusters: PackedCluster[]): Promise<void> {
+  async read(clusters: PackedBlock[]): Promise<void> {
     const wanted = this.#options.keep ? clusters.filter((each) => !this.#fromKept(each)) : [...clusters];
     if (wanted.length === 0) return;
     wanted.sort((a, b) => a.host - b.host);
@@ -62,7 +62,7 @@ export class Unpacker {
     if (traceUnpack.enabled) traceUnpack.emit({ file: this.#options.storage.name, clusters: wanted.length });
   }
 
-  async #unpackRun(run: readonly PackedCluster[]): Promise<void> {
+  async #unpackRun(run: readonly PackedBlock[]): Promise<void> {
     const { packed, release } = await this.#readRun(run);
     try {
       await allSettled(run.map((each) => this.#tasks.run(() => this.#unpackInto(each, packed, run[0].host))));
@@ -71,11 +71,15 @@ export class Unpacker {
     }
   }
 
-  async #readRun(run: readonly PackedCluster[]): Promise<{ packed: Buffer; release: () => void }> {
+  async #readRun(run: readonly PackedBlock[]): Promise<{ packed: Buffer; release: () => void }> {
     const { storage } = this.#options;
     const last = run[run.length - 1];
     if (last.host >= storage.size) {
-      throw corrupt('A compressed cluster lies past the end of the file', storage.name, last.host);
+      throw new ImageError('corrupt', 'A compressed cluster lies past the end of the file', {
+        file: storage.name,
+        format: this.#options.format,
+        offset: last.host,
+      });
     }
     let end = 0;
     for (const { host, packedLength } of run) end = Math.max(end, host + packedLength);
@@ -87,20 +91,20 @@ export class Unpacker {
     return { packed, release: () => this.#pool.give(whole) };
   }
 
-  async #unpackInto(cluster: PackedCluster, packed: Buffer, base: number): Promise<void> {
-    const { clusterSize, storage, keep } = this.#options;
-    const { host, packedLength, skip, target } = cluster;
+  async #unpackInto(block: PackedBlock, packed: Buffer, base: number): Promise<void> {
+    const { blockSize, storage, keep, unpack } = this.#options;
+    const { host, packedLength, skip, target } = block;
     let plain: Buffer;
     try {
-      plain = await this.#unpack(packed.subarray(host - base, host - base + packedLength), clusterSize);
+      plain = await unpack(packed.subarray(host - base, host - base + packedLength), blockSize);
     } catch (error) {
-      throw located(error, storage.name, host);
+      throw located(error, { file: storage.name, format: this.#options.format, offset: host });
     }
     plain.copy(target, 0, skip, skip + target.length);
-    if (keep && target.length < clusterSize) this.#keep(host, plain);
+    if (keep && target.length < blockSize) this.#keep(host, plain);
   }
 
-  #fromKept({ host, skip, target }: PackedCluster): boolean {
+  #fromKept({ host, skip, target }: PackedBlock): boolean {
     const plain = this.#kept.get(host);
     if (plain === undefined) return false;
     plain.copy(target, 0, skip, skip + target.length);
@@ -108,7 +112,7 @@ export class Unpacker {
   }
 
   #keep(host: number, plain: Buffer): void {
-    const most = Math.max(1, Math.floor(KEPT_BYTES / this.#options.clusterSize));
+    const most = Math.max(1, Math.floor(KEPT_BYTES / this.#options.blockSize));
     this.#kept.delete(host);
     this.#kept.set(host, plain);
     for (const oldest of this.#kept.keys()) {
@@ -118,14 +122,14 @@ export class Unpacker {
   }
 }
 
-function located(error: unknown, file: string, offset: number): unknown {
-  if (!(error instanceof ImageError) || error.offset !== undefined) return inContext(error, file);
-  return new ImageError(error.kind, error.message, { file, format: 'qcow2', operation: 'read', offset, cause: error });
+function located(error: unknown, where: { file: string; format: string; offset: number }): unknown {
+  if (!(error instanceof ImageError) || error.offset !== undefined) return inContext(error, where.file, where.format);
+  return new ImageError(error.kind, error.message, { ...where, operation: 'read', cause: error });
 }
 
 /** Neighbours in the file, to be read at once; ascending. */
-function* runsOf(clusters: readonly PackedCluster[]): Generator<PackedCluster[]> {
-  let run: PackedCluster[] = [];
+function* runsOf(clusters: readonly PackedBlock[]): Generator<PackedBlock[]> {
+  let run: PackedBlock[] = [];
   let end = 0;
   for (const each of clusters) {
     const stop = each.host + each.packedLength;

@@ -1,11 +1,11 @@
-import { type Extent, extent, pushExtent } from '../../core/extent.ts';
-import { Window } from '../../core/window.ts';
-import type { Storage } from '../../storage/storage.ts';
-import type { Source } from '../source.ts';
-import { Run, type RunKind, type RunSink } from './clusters.ts';
-import type { PackedCluster, Unpacker } from './compressed.ts';
-import { corrupt } from './context.ts';
-import { allSettled } from './turns.ts';
+import { ImageError } from '../core/errors.ts';
+import { type Extent, extent, pushExtent } from '../core/extent.ts';
+import { allSettled } from '../core/turns.ts';
+import { Window } from '../core/window.ts';
+import { readPadded, type Storage } from '../storage/storage.ts';
+import { Run, type RunKind, type RunSink } from './runs.ts';
+import type { Source } from './source.ts';
+import type { PackedBlock, Unpacker } from './unpacker.ts';
 
 /** An answer of map() ends soon after it holds that many extents. */
 const MAX_EXTENTS = 32 * 1024;
@@ -44,18 +44,21 @@ const MAX_READS = 16;
 
 /** Gathers what a read needs, so that compressed neighbours go together, and then reads it. */
 export class ReadPlan implements RunSink {
-  readonly #file: string;
+  readonly #layer: Pick<Source, 'name' | 'format'>;
   readonly #data: Storage;
-  readonly #clusterSize: number;
+  readonly #blockSize: number;
+  readonly #padEnd: boolean;
   readonly #plain: { host: number; target: Buffer }[] = [];
-  readonly #packed: PackedCluster[] = [];
+  readonly #packed: PackedBlock[] = [];
   #offset = 0;
   #buffer: Buffer = NOTHING;
 
-  constructor(file: string, data: Storage, clusterSize: number) {
-    this.#file = file;
+  /** @param padEnd the file may end within its last block, the rest of which reads as zeros */
+  constructor(layer: Pick<Source, 'name' | 'format'>, data: Storage, blockSize: number, { padEnd = false } = {}) {
+    this.#layer = layer;
     this.#data = data;
-    this.#clusterSize = clusterSize;
+    this.#blockSize = blockSize;
+    this.#padEnd = padEnd;
   }
 
   /** Runs that follow are for `buffer`, whose first byte is the guest byte at `offset`. */
@@ -71,8 +74,14 @@ export class ReadPlan implements RunSink {
       return;
     }
     // Where the file is cut off, zeros would be a silent loss of data.
-    if (host + length > this.#data.size) {
-      throw corrupt('The file ends before the data that should be there', this.#file, host);
+    const missing = host + length - this.#data.size;
+    if (missing > 0 && !(this.#padEnd && missing < Math.min(length, this.#blockSize))) {
+      const { name: file, format } = this.#layer;
+      throw new ImageError('corrupt', 'The file ends before the data that should be there', {
+        file,
+        format,
+        offset: host,
+      });
     }
     this.#plain.push({ host, target });
   }
@@ -81,22 +90,23 @@ export class ReadPlan implements RunSink {
     const skip = Math.max(0, this.#offset - offset);
     const start = Math.max(0, offset - this.#offset);
     // Where the buffer ends within the cluster, subarray does too.
-    const target = this.#buffer.subarray(start, offset + this.#clusterSize - this.#offset);
+    const target = this.#buffer.subarray(start, offset + this.#blockSize - this.#offset);
     this.#packed.push({ host, packedLength, skip, target });
   }
 
   /** Reads all that was gathered; nothing is written into the buffers after it has settled. */
-  async execute(unpacker: Unpacker): Promise<void> {
-    const unpacking = this.#packed.length > 0 ? unpacker.read(this.#packed) : null;
+  async execute(unpacker: Unpacker | null): Promise<void> {
+    const unpacking = this.#packed.length > 0 && unpacker !== null ? unpacker.read(this.#packed) : null;
     if (unpacking === null) return this.#readPlain();
     await allSettled([this.#readPlain(), unpacking]);
   }
 
   async #readPlain(): Promise<void> {
-    if (this.#plain.length === 1) return this.#data.read(this.#plain[0].host, this.#plain[0].target);
+    const read = this.#padEnd ? readPadded : readWhole;
+    if (this.#plain.length === 1) return read(this.#data, this.#plain[0].host, this.#plain[0].target);
     const window = new Window(MAX_READS);
     try {
-      for (const { host, target } of this.#plain) await window.enter(() => this.#data.read(host, target));
+      for (const { host, target } of this.#plain) await window.enter(() => read(this.#data, host, target));
     } finally {
       await window.settle();
     }
@@ -105,3 +115,7 @@ export class ReadPlan implements RunSink {
 }
 
 const NOTHING = Buffer.alloc(0);
+
+function readWhole(storage: Storage, offset: number, buffer: Buffer): Promise<void> {
+  return storage.read(offset, buffer);
+}

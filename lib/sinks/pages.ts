@@ -1,6 +1,6 @@
-import { ImageError } from '../../core/errors.ts';
-import { Window } from '../../core/window.ts';
-import { readPadded, type Storage } from '../../storage/storage.ts';
+import { ImageError } from '../core/errors.ts';
+import { Window } from '../core/window.ts';
+import { readPadded, type Storage } from '../storage/storage.ts';
 
 /** A cluster of metadata in memory: an L2 table or a refcount block. */
 export interface Page {
@@ -31,10 +31,12 @@ export class PageCache {
   readonly #pageSize: number;
   readonly #maxPages: number;
   readonly #what: string;
+  readonly #format: string;
   readonly #pages = new Map<number, Page>();
 
   /** @param what for messages: `L2 table`  @param maxBytes memory to keep to */
-  constructor({ storage, pageSize, maxBytes, what }: PageCacheOptions) {
+  constructor({ storage, pageSize, maxBytes, what, format }: PageCacheOptions) {
+    this.#format = format;
     this.#storage = storage;
     this.#pageSize = pageSize;
     this.#maxPages = Math.min(MAX_PAGES, Math.max(8, Math.floor(maxBytes / pageSize)));
@@ -66,7 +68,7 @@ export class PageCache {
     if (offset >= this.#storage.size) {
       throw new ImageError('corrupt', `A ${this.#what} lies past the end of the file`, {
         file: this.#storage.name,
-        format: 'qcow2',
+        format: this.#format,
         offset,
       });
     }
@@ -124,6 +126,8 @@ export interface PageCacheOptions {
   pageSize: number;
   maxBytes: number;
   what: string;
+  /** Driver name, for errors. */
+  format: string;
 }
 
 const MAX_WRITE = 1024 * 1024;

@@ -1,5 +1,5 @@
-import { type Extent, pushExtent, sliceExtent } from '../../core/extent.ts';
-import type { Storage } from '../../storage/storage.ts';
+import { type Extent, pushExtent, sliceExtent } from '../core/extent.ts';
+import type { Storage } from '../storage/storage.ts';
 
 /**
  * Whether the file takes noticeably less space than its length: then clusters are allocated that were
