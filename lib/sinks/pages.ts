@@ -98,6 +98,11 @@ export class PageCache {
     return false;
   }
 
+  get dirty(): boolean {
+    for (const page of this.#pages.values()) if (page.dirty) return true;
+    return false;
+  }
+
   /**
    * Copies of all dirty pages, which count as clean from now on. Copies, so that what is written is
    * one consistent moment even while entries go on changing.

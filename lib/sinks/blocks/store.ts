@@ -1,5 +1,6 @@
 import type { Source } from '../../sources/source.ts';
 import type { Storage } from '../../storage/storage.ts';
+import type { Mutex } from '../locks.ts';
 
 /** A block table, or a part of one, in memory and pinned: entries as `Block` of sources/block-table.ts has them. */
 export interface TablePage {
@@ -23,7 +24,8 @@ export interface Allocation {
 
 /**
  * What a format with block tables must be able to do so that BlockTarget can write it. The methods that concern
- * tables and space are called one at a time (under one lock); `page.set` only between two awaits.
+ * tables and space (`page` to `resize`) are called with `lock` held; `page.entry` and `page.set` without an await
+ * between what they decide.
  */
 export interface BlockStore {
   /** Driver name. */
@@ -47,6 +49,9 @@ export interface BlockStore {
   readonly canZero: boolean;
   /** The reading half: it must see every entry that was set, and reads bytes from `data`. */
   readonly source: Source;
+
+  /** Held by whoever works on tables and space. */
+  readonly lock: Mutex;
 
   /** The first block that `block`'s page does not hold any more. */
   pageEnd(block: number): number;
@@ -84,6 +89,7 @@ export interface BlockStore {
     reserve(length: number): Promise<number>;
     /** Sets the entry to the compressed bytes. */
     link(page: TablePage, block: number, host: number, length: number): void;
+    /** The plain bytes of a packed block. */
     unpack(page: TablePage, block: number): Promise<Buffer>;
   };
 }

@@ -1,0 +1,216 @@
+import { alignUp } from '../../core/binary.ts';
+import { ImageError } from '../../core/errors.ts';
+import { tracePoint } from '../../core/trace.ts';
+import { inContext } from '../../sources/context.ts';
+import type { Source } from '../../sources/source.ts';
+import { RangeLocks } from '../locks.ts';
+import { PackedWriter } from '../packed-writer.ts';
+import type { ClusterCompressor, Target } from '../target.ts';
+import { type GuestRange, writeZeros } from '../zeros.ts';
+import { type Clearing, clearSegment } from './clear.ts';
+import { blockCompressor, writePacked } from './packed.ts';
+import type { BlockStore } from './store.ts';
+import { writeSegment } from './write.ts';
+
+/** What is blanked of a device that a new image was given up on: more than any format's first structures. */
+const HEAD_BYTES = 4096;
+
+const traceClose = tracePoint('blocks_close');
+
+/** An image with a block table, open for writing: the one write path of all such formats, for new and existing images. */
+export class BlockTarget implements Target {
+  readonly format: string;
+  readonly name: string;
+  readonly granularity: number;
+  readonly readsAsZero: boolean;
+  readonly sequential = false;
+  readonly source: Source;
+  readonly compressor?: ClusterCompressor;
+  readonly truncate?: (size: number) => Promise<void>;
+  readonly #store: BlockStore;
+  readonly #locks = new RangeLocks();
+  readonly #packed: PackedWriter;
+  #beginning: Promise<void> | null = null;
+  #closing: Promise<void> | null = null;
+
+  /** @param readsAsZero default: a new image without backing file does */
+  constructor(store: BlockStore, { readsAsZero = store.fresh && !store.hasBacking } = {}) {
+    this.#store = store;
+    this.format = store.format;
+    this.name = store.name;
+    this.granularity = store.blockSize;
+    this.readsAsZero = readsAsZero;
+    this.source = store.source;
+    this.compressor = blockCompressor(store);
+    this.#packed = new PackedWriter(store.data);
+    if (store.resize !== undefined) {
+      this.truncate = (size) => this.#change('truncate', { offset: 0, length: 0 }, () => this.#resize(size));
+    }
+  }
+
+  get size(): number {
+    return this.#store.size;
+  }
+
+  write(offset: number, buffer: Buffer): Promise<void> {
+    return this.#change('write', { offset, length: buffer.length }, () => this.#write(offset, buffer));
+  }
+
+  zero(offset: number, length: number, options: { unmap?: boolean } = {}): Promise<void> {
+    return this.#change('zero', { offset, length }, () =>
+      this.#clear(offset, offset + length, options.unmap ? 'unmap' : 'zero'),
+    );
+  }
+
+  discard(offset: number, length: number): Promise<void> {
+    return this.#change('discard', { offset, length }, () => this.#clear(offset, offset + length, 'discard'));
+  }
+
+  writeCompressed(offset: number, length: number, packed: Buffer): Promise<void> {
+    return this.#change('write', { offset, length }, async () => {
+      const block = Math.floor(offset / this.granularity);
+      const release = await this.#locks.acquire(block, block);
+      try {
+        await writePacked(this.#store, this.#packed, { offset, length, packed });
+      } finally {
+        release();
+      }
+    });
+  }
+
+  flush(): Promise<void> {
+    const { storage, data } = this.#store;
+    return this.#inContext(() =>
+      this.#store.lock.run(async () => {
+        await this.#store.commit();
+        if (data !== storage) await data.flush();
+        await storage.flush();
+      }),
+    );
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.#inContext(() => this.#close());
+    return this.#closing;
+  }
+
+  abort(): Promise<void> {
+    this.#closing ??= this.#abort();
+    return this.#closing;
+  }
+
+  async #write(offset: number, buffer: Buffer): Promise<void> {
+    await this.#eachPage(offset, offset + buffer.length, async ({ start, end }) => {
+      const bytes = buffer.subarray(start - offset, end - offset);
+      await writeSegment(this.#store, { start, end, bytes });
+    });
+  }
+
+  async #clear(start: number, end: number, clearing: Clearing): Promise<void> {
+    const left: GuestRange[] = [];
+    await this.#eachPage(start, end, async (part) => {
+      left.push(...(await clearSegment(this.#store, { ...part, clearing })));
+    });
+    for (const range of left) await writeZeros(range, (at, zeros) => this.#write(at, zeros));
+  }
+
+  async #resize(size: number): Promise<void> {
+    const store = this.#store;
+    const old = store.size;
+    if (size < old) await this.#clear(size, old, 'discard');
+    await this.#locks.settle();
+    await store.lock.run(async () => store.resize?.(size));
+    if (store.fresh || store.size <= old) return;
+    // What lay behind the old end, in its last block or in a longer backing file, must not show up.
+    const end = Math.min(store.size, Math.max(alignUp(old, this.granularity), store.backing?.size ?? 0));
+    if (end > old) await this.#clear(old, end, 'zero');
+  }
+
+  async #close(): Promise<void> {
+    const store = this.#store;
+    await this.#locks.settle();
+    if (traceClose.enabled) traceClose.emit({ file: this.name, format: this.format, fresh: store.fresh });
+    try {
+      await store.lock.run(async () => {
+        await store.commit();
+        if (store.fresh || this.#beginning !== null) await store.complete();
+      });
+      await this.source.close();
+    } catch (error) {
+      await this.#giveUp().catch(() => {});
+      throw error;
+    }
+    await store.close(false);
+  }
+
+  async #abort(): Promise<void> {
+    const store = this.#store;
+    await this.#locks.settle();
+    // An existing image keeps what was written so far, as a valid image.
+    if (!store.fresh) {
+      await store.lock
+        .run(async () => {
+          await store.commit();
+          if (this.#beginning !== null) await store.complete();
+        })
+        .catch(() => {});
+    }
+    await this.#giveUp();
+  }
+
+  /** A file that was there before stays: nobody shall take what is in it for a disk. What is broken may refuse even that. */
+  async #giveUp(): Promise<void> {
+    const { fresh, storage } = this.#store;
+    await this.source.close().catch(() => {});
+    if (fresh) {
+      const blank = Buffer.alloc(Math.min(HEAD_BYTES, storage.size));
+      await (storage.fixedSize ? storage.write(0, blank) : storage.truncate(0)).catch(() => {});
+    }
+    await this.#store.close(fresh);
+  }
+
+  /** Runs an operation that changes the range, after what every change must be preceded by. */
+  #change(operation: string, range: { offset: number; length: number }, work: () => Promise<void>): Promise<void> {
+    return this.#inContext(async () => {
+      this.#check(operation, range);
+      if (!this.#store.fresh) await this.#begin();
+      await work();
+    });
+  }
+
+  #begin(): Promise<void> {
+    this.#beginning ??= this.#store.lock.run(async () => this.#store.begin?.());
+    return this.#beginning;
+  }
+
+  #check(operation: string, { offset, length }: { offset: number; length: number }): void {
+    const context = { file: this.name, format: this.format, operation, offset };
+    if (this.#closing !== null) throw new ImageError('io', 'The image is closed', context);
+    if (offset < 0 || length < 0 || offset + length > this.size) {
+      throw new ImageError('invalid', `Bytes ${offset} to ${offset + length} lie outside the disk`, context);
+    }
+  }
+
+  async #inContext(work: () => Promise<void>): Promise<void> {
+    try {
+      await work();
+    } catch (error) {
+      throw inContext(error, this.name, this.format);
+    }
+  }
+
+  /** Calls `work` for the part of the range under each table page, holding the blocks that it touches. */
+  async #eachPage(from: number, to: number, work: (part: GuestRange) => Promise<void>): Promise<void> {
+    const { blockSize } = this.#store;
+    for (let start = from; start < to; ) {
+      const end = Math.min(to, this.#store.pageEnd(Math.floor(start / blockSize)) * blockSize);
+      const release = await this.#locks.acquire(Math.floor(start / blockSize), Math.ceil(end / blockSize) - 1);
+      try {
+        await work({ start, end });
+      } finally {
+        release();
+      }
+      start = end;
+    }
+  }
+}
