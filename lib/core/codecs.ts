@@ -12,8 +12,11 @@ import { boundedFrame } from './zstd-frame.ts';
 
 /** Spare room for the output: a buffer that is filled to the last byte makes zlib go round once more. */
 const SLACK = 64;
+/** Output of large blocks comes in pieces, so that a block that only claims to be large takes no memory. */
+const MAX_PIECE = 2 * 1024 * 1024;
 
 const inflate = promisify(zlib.inflateRaw) as (packed: Buffer, options: zlib.ZlibOptions) => Promise<Buffer>;
+const inflateWhole = promisify(zlib.inflate) as (packed: Buffer, options: zlib.ZlibOptions) => Promise<Buffer>;
 const deflate = promisify(zlib.deflateRaw) as (plain: Buffer, options: zlib.ZlibOptions) => Promise<Buffer>;
 
 /**
@@ -30,6 +33,21 @@ export async function inflateRaw(packed: Buffer, size: number): Promise<Buffer> 
     throw broken('deflate', error);
   }
   if (plain.length !== size) throw short('deflate', plain.length, size);
+  return plain;
+}
+
+/**
+ * Inflates a zlib stream (RFC 1950) of exactly `size` bytes, checksum and end included; what follows it in `packed` is
+ * ignored. Errors and bounds as of `inflateRaw`.
+ */
+export async function inflateZlib(packed: Buffer, size: number): Promise<Buffer> {
+  let plain: Buffer;
+  try {
+    plain = await inflateWhole(packed, { chunkSize: Math.min(size + SLACK, MAX_PIECE), maxOutputLength: size });
+  } catch (error) {
+    throw broken('zlib', error);
+  }
+  if (plain.length !== size) throw short('zlib', plain.length, size);
   return plain;
 }
 

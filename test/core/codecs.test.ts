@@ -1,7 +1,8 @@
 import { randomBytes } from 'node:crypto';
+import { deflateSync } from 'node:zlib';
 import test from 'ava';
 import fc from 'fast-check';
-import { deflateRaw, inflateRaw, zstdCompress, zstdDecompress } from '../../lib/core/codecs.ts';
+import { deflateRaw, inflateRaw, inflateZlib, zstdCompress, zstdDecompress } from '../../lib/core/codecs.ts';
 import { ImageError } from '../../lib/core/errors.ts';
 
 const SIZES = [512, 65536, 2 * 1024 * 1024];
@@ -18,6 +19,25 @@ test('deflate gives back what it took, whatever follows the stream', async (t) =
       const padded = Buffer.concat([packed, randomBytes(511)]);
       t.true((await inflateRaw(padded, size)).equals(plain));
     }
+  }
+});
+
+test('a zlib stream must have the size that is asked for, its end and its checksum', async (t) => {
+  const plain = Buffer.alloc(5_000_000, 'all work and no play ');
+  const packed = deflateSync(plain);
+  t.true((await inflateZlib(Buffer.concat([packed, randomBytes(100)]), plain.length)).equals(plain));
+  const spoiled = Buffer.from(packed);
+  spoiled[packed.length - 1] ^= 1;
+  const attempts: [Buffer, number][] = [
+    [packed, plain.length - 1],
+    [packed, plain.length + 1],
+    [packed.subarray(0, -4), plain.length],
+    [spoiled, plain.length],
+    [Buffer.alloc(0), 512],
+  ];
+  for (const [bytes, size] of attempts) {
+    const error = await t.throwsAsync(inflateZlib(bytes, size), { instanceOf: ImageError });
+    t.is(error.kind, 'corrupt');
   }
 });
 
