@@ -61,8 +61,11 @@ export class PageCache {
     return page;
   }
 
-  /** The page, read if it must be. One caller at a time: under the image's metadata lock. */
-  async load(offset: number): Promise<Page> {
+  /**
+   * The page, read if it must be. One caller at a time: under the image's metadata lock.
+   * @param length of a page that is shorter than the others
+   */
+  async load(offset: number, length = this.#pageSize): Promise<Page> {
     const known = this.peek(offset);
     if (known !== undefined) return known;
     if (offset >= this.#storage.size) {
@@ -72,7 +75,7 @@ export class PageCache {
         offset,
       });
     }
-    const bytes = Buffer.allocUnsafeSlow(this.#pageSize);
+    const bytes = Buffer.allocUnsafeSlow(length);
     await readPadded(this.#storage, offset, bytes);
     return this.add(offset, bytes, false);
   }

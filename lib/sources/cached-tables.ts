@@ -15,6 +15,8 @@ export interface TableShape {
   /** Entries of a page. */
   readonly pageEntries: number;
   readonly entrySize: number;
+  /** The table is one array with other things behind it: its last page is only as long as its entries. */
+  readonly shortLastPage?: boolean;
   /** Host offset of a page; -1: there is none, its blocks are unallocated. `corrupt` where it can't be one. */
   pageOffset(page: number): number;
   /** What entry `index` of a page says of guest block `block`: see BlockView.entry. */
@@ -34,14 +36,13 @@ const traceRead = tracePoint('blocks_read_table');
 export class CachedTables implements BlockTables {
   readonly #storage: Storage;
   readonly #shape: TableShape;
-  readonly #pageBytes: number;
   readonly #pages: LRUCache<number, Buffer>;
 
   constructor(storage: Storage, shape: TableShape) {
     this.#storage = storage;
     this.#shape = shape;
-    this.#pageBytes = shape.pageEntries * shape.entrySize;
-    this.#pages = new LRUCache({ max: Math.max(4, Math.min(4096, Math.floor(CACHE_BYTES / this.#pageBytes))) });
+    const pageBytes = shape.pageEntries * shape.entrySize;
+    this.#pages = new LRUCache({ max: Math.max(4, Math.min(4096, Math.floor(CACHE_BYTES / pageBytes))) });
   }
 
   view(block: number, count: number): BlockView | Promise<BlockView> {
@@ -54,11 +55,17 @@ export class CachedTables implements BlockTables {
   }
 
   async #load(page: number, offset: number): Promise<BlockView> {
-    const bytes = await readTablePage(this.#storage, offset, this.#pageBytes);
+    const bytes = await readTablePage(this.#storage, offset, pageBytes(this.#shape, page));
     if (traceRead.enabled) traceRead.emit({ file: this.#storage.name, offset, bytes: bytes.length });
     this.#pages.set(offset, bytes);
     return new PageView(this.#shape, page, bytes);
   }
+}
+
+/** Bytes of a page. */
+export function pageBytes({ blocks, pageEntries, entrySize, shortLastPage }: TableShape, page: number): number {
+  const entries = shortLastPage === true ? Math.min(pageEntries, blocks - page * pageEntries) : pageEntries;
+  return entries * entrySize;
 }
 
 /** The page at `offset`; the file may end within it, as after a table that is the last thing in it. */

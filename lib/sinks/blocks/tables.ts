@@ -1,5 +1,5 @@
 import { Block, type BlockTables, type BlockView } from '../../sources/block-table.ts';
-import { absentPages, PageView, type TableShape } from '../../sources/cached-tables.ts';
+import { absentPages, PageView, pageBytes, type TableShape } from '../../sources/cached-tables.ts';
 import type { Storage } from '../../storage/storage.ts';
 import { Mutex } from '../locks.ts';
 import { type Page, PageCache, writePages } from '../pages.ts';
@@ -59,7 +59,7 @@ export class WritableTables implements BlockTables {
     if (offset < 0) return absentPages(this.#shape, page, block + count);
     const known = this.#pages.peek(offset);
     if (known !== undefined) return new PageView(this.#shape, page, known.bytes);
-    return this.lock.run(async () => new PageView(this.#shape, page, (await this.#load(offset)).bytes));
+    return this.lock.run(async () => new PageView(this.#shape, page, (await this.#load(page, offset)).bytes));
   }
 
   /** The first block behind the page that holds `block`. */
@@ -72,7 +72,7 @@ export class WritableTables implements BlockTables {
   async page(block: number): Promise<TablePage | null> {
     const index = Math.floor(block / this.#shape.pageEntries);
     const offset = this.#shape.pageOffset(index);
-    return offset < 0 ? null : this.#pin(index, await this.#load(offset));
+    return offset < 0 ? null : this.#pin(index, await this.#load(index, offset));
   }
 
   /** See BlockStore.pageForWrite. */
@@ -80,12 +80,13 @@ export class WritableTables implements BlockTables {
     const { pageEntries, entrySize } = this.#shape;
     const index = Math.floor(block / pageEntries);
     const offset = this.#shape.pageOffset(index);
-    if (offset >= 0) return this.#pin(index, await this.#load(offset));
+    if (offset >= 0) return this.#pin(index, await this.#load(index, offset));
     await this.#pages.makeRoom(() => this.#options.commit());
     const made = await this.#shape.makePage?.(index);
     if (made === undefined) throw new RangeError('a table page is missing, and the format says that none can be');
-    const bytes = Buffer.alloc(pageEntries * entrySize);
-    for (let entry = 0; entry < pageEntries; entry += 1) this.#shape.encode(bytes, entry, Block.unallocated);
+    const bytes = Buffer.alloc(pageBytes(this.#shape, index));
+    for (let entry = 0; entry * entrySize < bytes.length; entry += 1)
+      this.#shape.encode(bytes, entry, Block.unallocated);
     return this.#pin(index, this.#pages.add(made, bytes, true));
   }
 
@@ -108,11 +109,11 @@ export class WritableTables implements BlockTables {
     }
   }
 
-  async #load(offset: number): Promise<Page> {
+  async #load(index: number, offset: number): Promise<Page> {
     const known = this.#pages.peek(offset);
     if (known !== undefined) return known;
     await this.#pages.makeRoom(() => this.#options.commit());
-    return this.#pages.load(offset);
+    return this.#pages.load(offset, pageBytes(this.#shape, index));
   }
 
   #pin(index: number, page: Page): PinnedPage {
