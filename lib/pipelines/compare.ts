@@ -11,6 +11,7 @@ import { readExtents } from '../transforms/reading.ts';
 import { openInput } from './input.ts';
 import { concatenate } from './mapped.ts';
 import type { CacheOptions, ImageReference, ProgressOptions, VerbOptions } from './reference.ts';
+import { reported } from './reported.ts';
 
 export interface CompareOptions extends VerbOptions, ProgressOptions, CacheOptions {
   left: ImageReference;
@@ -144,7 +145,8 @@ class Comparison {
   async *#maps(side: 0 | 1, offset: number, length: number): AsyncGenerator<ExtentBatch> {
     if (length <= 0) return;
     try {
-      yield* coalesced(walkExtents(this.#sides[side], { offset, length }));
+      const walk = walkExtents(this.#sides[side], { offset, length });
+      yield* coalesced(this.#options.strict ? reported(walk) : walk);
     } catch (error) {
       if (!(error instanceof ImageError)) throw error;
       throw new CompareError('map', `Sector allocation test failed for ${this.#names[side]}`, error);

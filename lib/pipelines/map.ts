@@ -4,6 +4,7 @@ import { throwIfAborted } from '../core/streams.ts';
 import { walkExtents } from '../sources/extents.ts';
 import { openInput } from './input.ts';
 import type { ImageReference, VerbOptions } from './reference.ts';
+import { asReported } from './reported.ts';
 
 export interface MapOptions extends VerbOptions {
   image: ImageReference;
@@ -41,7 +42,7 @@ export async function* map(options: MapOptions): AsyncGenerator<MapEntry, void, 
     for await (const batch of walkExtents(image.chain, { offset: startOffset, length: maxLength })) {
       throwIfAborted(signal);
       for (const each of batch) {
-        const next = toEntry(each);
+        const next = toEntry(asReported(each));
         if (current !== null && continues(current, next)) {
           current.length += next.length;
           continue;

@@ -11,6 +11,7 @@ import { creatingDriver } from './checks.ts';
 import { openInput } from './input.ts';
 import { concatenate, paddedSize } from './mapped.ts';
 import type { ImageReference, VerbOptions } from './reference.ts';
+import { asReported } from './reported.ts';
 
 export interface MeasureOptions extends VerbOptions {
   /** The image whose contents would be converted; exactly one of `image` and `size` is given. */
@@ -76,7 +77,7 @@ function planOf(disk: Mapped, signal: AbortSignal | undefined): ExtentPlan {
   return async function* plan() {
     for await (const { extents } of walkExtents(disk)) {
       throwIfAborted(signal);
-      yield extents;
+      yield extents.map(asReported);
     }
   };
 }

@@ -30,6 +30,8 @@ export interface BlockSourceOptions {
   writable?: boolean;
   /** `map` tells holes of the file, inside blocks, as zeros. */
   showHoles?: boolean;
+  /** See Source.opaque. */
+  opaque?: boolean;
   /** The file may end within its last block, the rest of which reads as zeros. */
   shortLastBlock?: boolean;
   /** Closes what the source opened itself. */
@@ -53,6 +55,7 @@ export class BlockSource implements Source {
   readonly storage: Storage;
   readonly backing: BackingReference | null;
   readonly granularity: number;
+  readonly opaque: boolean;
   readonly #options: BlockSourceOptions;
   readonly #data: Storage;
   readonly #unpacker: Unpacker | null;
@@ -66,6 +69,7 @@ export class BlockSource implements Source {
     this.storage = storage;
     this.backing = options.backing ?? null;
     this.granularity = blockSize;
+    this.opaque = options.opaque ?? false;
     this.#unpacker =
       unpack === undefined ? null : new Unpacker({ storage: data, format, unpack, blockSize, keep: !writable });
   }

@@ -55,6 +55,11 @@ export interface Source extends ByteReader {
   /** Allocation unit in bytes; 1 where there is none. */
   readonly granularity: number;
   /**
+   * QEMU's driver of this format does not tell what is allocated: `map`, `measure` and a strict `compare` then call all
+   * of it data, as qemu-img does, whatever this source's own map knows.
+   */
+  readonly opaque?: boolean;
+  /**
    * Extents of [offset, offset + length), which must lie inside the disk: ascending, without gap
    * or overlap, coalesced, from `offset` on. May stop early (at the end of a table, say), but never
    * returns nothing; callers ask again from where it ended. No payload is read. `layer` is this
