@@ -95,11 +95,16 @@ export class WritableTables implements BlockTables {
     return this.#pages.dirty;
   }
 
-  /** Writes the changed pages, as they are at this moment. What they refer to must be on the disk. Under the lock. */
-  async write(): Promise<void> {
+  /**
+   * Writes the changed pages, as they are at this moment. Under the lock.
+   * @param barrier brings what the pages refer to to the disk. It runs after the moment: entries that are set while it does
+   *   may refer to bytes that it did not flush, and wait for the next time
+   */
+  async write(barrier?: () => Promise<void>): Promise<void> {
     const { storage, mirrors } = this.#options;
     const images = this.#pages.takeDirty();
     try {
+      if (images.length > 0) await barrier?.();
       const copies =
         mirrors === undefined ? [] : images.flatMap(({ offset, bytes }) => copiesOf(mirrors(offset), bytes));
       await writePages(storage, [...images, ...copies]);
