@@ -15,8 +15,8 @@ export interface ImageInfo {
   virtualSize: number;
   /** Disk space in use; null where the storage can't tell. */
   actualSize: number | null;
-  /** True if the image was not closed; false, or null where the format has no such flag. */
-  dirty: boolean;
+  /** True if the image was not closed; null where QEMU's driver says nothing about it. */
+  dirty: boolean | null;
   clusterSize: number | null;
   encrypted: boolean;
   compressed: boolean;
@@ -104,7 +104,7 @@ async function describeOpened({ source, storage }: OpenedImage, filename: string
     format: source.format,
     virtualSize: source.size,
     actualSize: await storage.allocatedBytes(),
-    dirty: layer.dirty ?? false,
+    dirty: layer.dirty === undefined ? false : layer.dirty,
     clusterSize: layer.clusterSize ?? null,
     encrypted: layer.encrypted ?? false,
     compressed: layer.compressed ?? false,

@@ -34,8 +34,8 @@ export interface LayerInfo {
   clusterSize?: number;
   encrypted?: boolean;
   compressed?: boolean;
-  /** Undefined where the format has no such flag. */
-  dirty?: boolean;
+  /** Absent where the format has no such flag: false. Null: QEMU's driver does not even say that, and `info` neither. */
+  dirty?: boolean | null;
   snapshots?: SnapshotInfo[];
   formatSpecific?: { type: string; data: { [key: string]: InfoValue } };
 }

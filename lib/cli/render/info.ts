@@ -49,7 +49,7 @@ export function infoToJson(info: ImageInfo): Json {
     format: info.format,
     'virtual-size': info.virtualSize,
     'actual-size': info.actualSize ?? undefined,
-    'dirty-flag': info.dirty,
+    'dirty-flag': info.dirty ?? undefined,
     'cluster-size': info.clusterSize ?? undefined,
     encrypted: info.encrypted || undefined,
     compressed: info.compressed || undefined,
