@@ -1,10 +1,11 @@
 /**
- * Runs mutated images in a process of its own: `campaign.ts <directory> <plan> <image>…`. The parent is told
- * of each case before it begins, so that it knows which one hangs (see watch.ts).
+ * Runs mutated images in a process of its own: `campaign.ts <directory> <plan> <file>…`, where each file's extension
+ * is the name of its format. The parent is told of each case before it begins, so that it knows which one hangs
+ * (see watch.ts).
  */
 
 import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { extname, join } from 'node:path';
 import { AllocationWatch } from './allocations.ts';
 import { exercise } from './exercise.ts';
 import { casesOf, type PlanName } from './plans.ts';
@@ -54,13 +55,17 @@ function withoutNumbers(text: string): string {
   return text.replace(/0x[0-9a-f]+|\b\d+\b/g, 'N');
 }
 
+function formatOf(file: string): string {
+  return extname(file).slice(1);
+}
+
 function tell(message: Message): void {
   process.send?.(message);
 }
 
-async function runCase(name: string, bytes: Buffer, watch: AllocationWatch): Promise<void> {
+async function runCase(file: string, bytes: Buffer, watch: AllocationWatch): Promise<void> {
   watch.take();
-  const outcome = await exercise(name, bytes);
+  const outcome = await exercise(file, formatOf(file), bytes);
   const largest = watch.take();
   if (largest > FIXED_BUFFERS + 2 * bytes.length) fault(`a buffer of ${largest} bytes for a file of ${bytes.length}`);
   report.largestBuffer = Math.max(report.largestBuffer, largest);
@@ -75,19 +80,19 @@ async function runCase(name: string, bytes: Buffer, watch: AllocationWatch): Pro
   for (const each of outcome.faults) fault(each);
 }
 
-async function main(directory: string, plan: PlanName, names: readonly string[]): Promise<void> {
+async function main(directory: string, plan: PlanName, files: readonly string[]): Promise<void> {
   // References inside the images are relative to the current directory, since the images are in memory.
   process.chdir(directory);
   process.on('unhandledRejection', (error) => fault(`unhandled rejection: ${(error as Error)?.stack ?? error}`));
   process.on('uncaughtException', (error) => fault(`uncaught exception: ${error.stack}`));
   const watch = new AllocationWatch();
   watch.start();
-  for (const name of names) {
-    const bytes = readFileSync(join(directory, `${name}.qcow2`));
-    for (const mutation of casesOf(plan, bytes)) {
-      current = `${name}, ${mutation.name}`;
+  for (const file of files) {
+    const bytes = readFileSync(join(directory, file));
+    for (const mutation of casesOf(plan, formatOf(file), bytes)) {
+      current = `${file}, ${mutation.name}`;
       tell({ at: current });
-      await runCase(`${name}.qcow2`, mutation.apply(Buffer.from(bytes)), watch);
+      await runCase(file, mutation.apply(Buffer.from(bytes)), watch);
     }
   }
   // Promises that were left behind get their turn to reject.
@@ -96,6 +101,6 @@ async function main(directory: string, plan: PlanName, names: readonly string[])
   tell({ report });
 }
 
-const [directory, plan, ...names] = process.argv.slice(2);
-await main(directory, plan as PlanName, names);
+const [directory, plan, ...files] = process.argv.slice(2);
+await main(directory, plan as PlanName, files);
 process.disconnect?.();

@@ -4,7 +4,7 @@ import { compress } from '@mongodb-js/zstd';
 import test from 'ava';
 import { galleryTools, mixedDisk, qcow2Gallery } from '../support/images.ts';
 import { withTmpDir } from '../support/tmp.ts';
-import { anatomyOf } from './anatomy.ts';
+import { qcow2Anatomy } from './anatomies/qcow2.ts';
 import { openBytes } from './craft.ts';
 
 const CLUSTER = 8192;
@@ -15,7 +15,7 @@ const COMPRESSED = 1n << 62n;
 
 /** Puts `packed` behind the file's end and lets the first compressed cluster's entry point at it. */
 function plant(bytes: Buffer, packed: Buffer): Buffer {
-  const table = anatomyOf(bytes).regions.find(({ name }) => name.startsWith('L2 of L1'));
+  const table = qcow2Anatomy(bytes).regions.find(({ name }) => name.startsWith('L2 of L1'));
   if (table === undefined) throw new Error('no L2 table');
   let at = table.offset;
   while ((bytes.readBigUInt64BE(at) & COMPRESSED) === 0n) at += 8;
@@ -29,7 +29,7 @@ function plant(bytes: Buffer, packed: Buffer): Buffer {
 
 /** Guest offset of the entry that `plant` changes. */
 function plantedCluster(bytes: Buffer): number {
-  const table = anatomyOf(bytes).regions.find(({ name }) => name.startsWith('L2 of L1'));
+  const table = qcow2Anatomy(bytes).regions.find(({ name }) => name.startsWith('L2 of L1'));
   let index = 0;
   while ((bytes.readBigUInt64BE((table?.offset ?? 0) + index * 8) & COMPRESSED) === 0n) index += 1;
   return index * CLUSTER;

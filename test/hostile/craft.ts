@@ -3,11 +3,11 @@ import { join } from 'node:path';
 import { drivers } from '../../lib/formats/index.ts';
 import { type OpenedImage, openImage } from '../../lib/sources/open.ts';
 import { setField } from '../support/mutate.ts';
-import { anatomyOf } from './anatomy.ts';
+import { qcow2Anatomy } from './anatomies/qcow2.ts';
 
 /** The image with fields set by their names in the anatomy: `header fields`, `L1[0]`, `refcount table[0]`. */
 export function withFields(bytes: Buffer, values: Readonly<Record<string, bigint | number>>): Buffer {
-  const { fields } = anatomyOf(bytes);
+  const { fields } = qcow2Anatomy(bytes);
   const spoiled = Buffer.from(bytes);
   for (const [name, value] of Object.entries(values)) {
     const field = fields.find((each) => each.name === name);
@@ -19,7 +19,7 @@ export function withFields(bytes: Buffer, values: Readonly<Record<string, bigint
 
 /** The image with another backing file; the name is put at the end of the first cluster. */
 export function withBackingFile(bytes: Buffer, name: string): Buffer {
-  const { clusterSize } = anatomyOf(bytes);
+  const { unit: clusterSize } = qcow2Anatomy(bytes);
   const text = Buffer.from(name, 'utf8');
   const offset = clusterSize - text.length;
   const changed = withFields(bytes, { backing_file_offset: offset, backing_file_size: text.length });
@@ -29,7 +29,7 @@ export function withBackingFile(bytes: Buffer, name: string): Buffer {
 
 /** Byte offsets in the file of used L2 entries of the active tables, first table first. */
 export function l2Fields(bytes: Buffer): string[] {
-  return anatomyOf(bytes)
+  return qcow2Anatomy(bytes)
     .fields.map(({ name }) => name)
     .filter((name) => name.startsWith('L2 of L1'));
 }

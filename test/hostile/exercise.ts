@@ -22,22 +22,40 @@ const READ_PIECE = 256 * 1024;
 const MAP_CALLS = 400;
 const SAMPLED_EXTENTS = 24;
 
+/** Spoilt names must not lead out of the directory: what is found there would be written to. */
+function implicit(reference: string): boolean {
+  return !/[/:]/.test(reference) && reference !== '..';
+}
+
 /**
  * Does with a file everything that can be done with an image: open, map, read, describe, open snapshots, and on a
  * copy open for writing and write. Each step may work or be refused by an ImageError; everything else is a fault.
  */
-export async function exercise(name: string, bytes: Buffer): Promise<Outcome> {
+export async function exercise(name: string, format: string, bytes: Buffer): Promise<Outcome> {
   const outcome: Outcome = { refused: [], worked: 0, faults: [] };
   const storage = memoryStorage(name, bytes);
-  await attempt(outcome, 'read', () => exerciseSource(outcome, name, storage));
+  await attempt(outcome, 'read', () => exerciseSource(outcome, name, format, storage));
   if (!storedBytes(storage, bytes.length).equals(bytes)) outcome.faults.push('reading changed the file');
+  const { openTarget } = driverNamed(format);
+  if (openTarget === undefined) return outcome;
   const image = await openImage(name, {
     drivers: drivers(),
-    format: 'qcow2',
+    format,
+    implicit,
     storage: memoryStorage(name, bytes),
   }).catch(() => null);
   const backing = image?.backing?.chain ?? null;
-  await attempt(outcome, 'write', () => exerciseTarget(outcome, memoryStorage(name, bytes), bytes, backing));
+  const again = memoryStorage(name, bytes);
+  const open = () =>
+    openTarget({
+      storage: again,
+      options: {},
+      writable: true,
+      cache: 'writeback',
+      gate: createGate({ implicit }),
+      backing,
+    });
+  await attempt(outcome, 'write', () => exerciseTarget(outcome, open, again, bytes));
   await image?.close();
   return outcome;
 }
@@ -71,8 +89,8 @@ function isElsewhere(error: ImageError): boolean {
   return error.message.includes('Could not open backing file: ');
 }
 
-async function exerciseSource(outcome: Outcome, name: string, storage: MemoryStorage): Promise<void> {
-  const image = await openImage(name, { drivers: drivers(), format: 'qcow2', storage });
+async function exerciseSource(outcome: Outcome, name: string, format: string, storage: MemoryStorage): Promise<void> {
+  const image = await openImage(name, { drivers: drivers(), format, implicit, storage });
   try {
     await exerciseDisk(outcome, image.source, '');
     await attempt(outcome, 'chain', () => image.chain.read(0, Buffer.alloc(Math.min(image.chain.size, READ_PIECE))));
@@ -125,22 +143,13 @@ async function mapAll(outcome: Outcome, source: Source, sampled: number[]): Prom
 
 async function exerciseTarget(
   outcome: Outcome,
+  open: () => Promise<Target>,
   storage: MemoryStorage,
   bytes: Buffer,
-  backing: Source | null,
 ): Promise<void> {
-  const driver = driverNamed('qcow2');
-  if (driver.openTarget === undefined) throw new Error('qcow2 has no write path');
   let target: Target;
   try {
-    target = await driver.openTarget({
-      storage,
-      options: {},
-      writable: true,
-      cache: 'writeback',
-      gate: createGate(),
-      backing,
-    });
+    target = await open();
   } catch (error) {
     if (!storedBytes(storage, bytes.length).equals(bytes))
       outcome.faults.push('a refused open for writing changed the file');

@@ -3,11 +3,14 @@ import { GALLERY_NAMES, galleryTools, qcow2Gallery } from '../support/images.ts'
 import { withTmpDir } from '../support/tmp.ts';
 import { checkReport, runCampaign } from './watch.ts';
 
+const fileOf = (name: string) => `${name}.qcow2`;
+const FILES = GALLERY_NAMES.map(fileOf);
+
 test.serial('the images that the other tests spoil work in every step as long as they are sound', async (t) => {
   if (galleryTools().some((each) => each.missing(t))) return;
   await withTmpDir(async (directory) => {
     qcow2Gallery(directory);
-    const report = await runCampaign(directory, 'sound', GALLERY_NAMES);
+    const report = await runCampaign(directory, 'sound', FILES);
     checkReport(t, report);
     t.is(report.cases, GALLERY_NAMES.length);
     // What must be refused even so: snapshots that an image does not have.
@@ -20,7 +23,7 @@ test.serial('files cut off at any structure give results or clear errors', async
   if (galleryTools().some((each) => each.missing(t))) return;
   await withTmpDir(async (directory) => {
     qcow2Gallery(directory);
-    checkReport(t, await runCampaign(directory, 'truncated', GALLERY_NAMES));
+    checkReport(t, await runCampaign(directory, 'truncated', FILES));
   });
 });
 
@@ -31,7 +34,7 @@ for (const part of [0, 1, 2]) {
     if (galleryTools().some((each) => each.missing(t))) return;
     await withTmpDir(async (directory) => {
       qcow2Gallery(directory, names);
-      checkReport(t, await runCampaign(directory, 'random', names));
+      checkReport(t, await runCampaign(directory, 'random', names.map(fileOf)));
     });
   });
 }

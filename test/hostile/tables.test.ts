@@ -8,7 +8,7 @@ import { openImage } from '../../lib/sources/open.ts';
 import { galleryTools, qcow2Gallery } from '../support/images.ts';
 import { readField } from '../support/mutate.ts';
 import { withTmpDir } from '../support/tmp.ts';
-import { anatomyOf } from './anatomy.ts';
+import { qcow2Anatomy } from './anatomies/qcow2.ts';
 import { l2Fields, openBytes, withFields } from './craft.ts';
 
 /** Calls `use` with the bytes of an image of the gallery and a directory. */
@@ -76,7 +76,7 @@ test('an L1 entry that points at the L1 table itself is no endless loop', async 
 
 test('writing through an entry that points at metadata leaves the metadata as they were', async (t) => {
   await withImage(t, 'plain', async (bytes, directory) => {
-    const { places, clusterSize } = anatomyOf(bytes);
+    const { places, unit: clusterSize } = qcow2Anatomy(bytes);
     const [entry] = l2Fields(bytes);
     const metadata = places.filter((place) => place !== 0n && Number(place) < bytes.length);
     for (const place of metadata) {

@@ -10,12 +10,12 @@ const PATIENCE = 60_000;
 const MEMORY_BOUND = 512 * 1024 * 1024;
 
 /**
- * Runs a campaign in a child process; rejects where it hangs or dies, naming the case. A loop that never
+ * Runs a campaign on files of the directory, each with its format as extension, in a child process; rejects where it hangs or dies, naming the case. A loop that never
  * yields can only be seen from outside.
  */
-export function runCampaign(directory: string, plan: PlanName, names: readonly string[]): Promise<Report> {
+export function runCampaign(directory: string, plan: PlanName, files: readonly string[]): Promise<Report> {
   const script = fileURLToPath(new URL('./campaign.ts', import.meta.url));
-  const child = fork(script, [directory, plan, ...names], { execArgv: ['--import=tsx'] });
+  const child = fork(script, [directory, plan, ...files], { execArgv: ['--import=tsx'] });
   return new Promise((resolve, reject) => {
     let at = 'start';
     let timer: NodeJS.Timeout;

@@ -6,12 +6,13 @@ export interface Mutation {
   apply(bytes: Buffer): Buffer;
 }
 
-/** A number in a file, big-endian. */
+/** A number in a file, big-endian unless it is `little`. */
 export interface Field {
   name: string;
   offset: number;
   /** Bytes. */
   width: 1 | 2 | 4 | 8;
+  little?: boolean;
 }
 
 /** A part of a file. */
@@ -21,13 +22,16 @@ export interface Region {
   length: number;
 }
 
-export function readField(bytes: Buffer, { offset, width }: Field): bigint {
-  return width === 8 ? bytes.readBigUInt64BE(offset) : BigInt(bytes.readUIntBE(offset, width));
+export function readField(bytes: Buffer, { offset, width, little = false }: Field): bigint {
+  if (width === 8) return little ? bytes.readBigUInt64LE(offset) : bytes.readBigUInt64BE(offset);
+  return BigInt(little ? bytes.readUIntLE(offset, width) : bytes.readUIntBE(offset, width));
 }
 
-function writeField(bytes: Buffer, { offset, width }: Field, value: bigint): void {
+function writeField(bytes: Buffer, { offset, width, little = false }: Field, value: bigint): void {
   const fitted = BigInt.asUintN(width * 8, value);
-  if (width === 8) bytes.writeBigUInt64BE(fitted, offset);
+  if (width === 8 && little) bytes.writeBigUInt64LE(fitted, offset);
+  else if (width === 8) bytes.writeBigUInt64BE(fitted, offset);
+  else if (little) bytes.writeUIntLE(Number(fitted), offset, width);
   else bytes.writeUIntBE(Number(fitted), offset, width);
 }
 
@@ -104,4 +108,17 @@ export function truncations(lengths: readonly number[]): Mutation[] {
     name: `cut off at ${length}`,
     apply: (bytes: Buffer) => bytes.subarray(0, length),
   }));
+}
+
+/** A piece of text in the file put in the place of another, of any length. */
+export function replaceText(from: string, to: string): Mutation {
+  return {
+    name: `${from} becomes ${to.length > 60 ? `${to.slice(0, 60)}… (${to.length} characters)` : to}`,
+    apply(bytes) {
+      const at = bytes.indexOf(from, 0, 'latin1');
+      if (at < 0) return bytes;
+      const rest = bytes.subarray(at + from.length);
+      return Buffer.concat([bytes.subarray(0, at), Buffer.from(to, 'latin1'), rest]);
+    },
+  };
 }
