@@ -43,7 +43,7 @@ const At = {
 export const LOG_CHECKSUM_AT = At.checksum;
 const ENTRY_HEADER_LENGTH = 64;
 
-export const DESCRIPTOR_LENGTH = 32;
+const DESCRIPTOR_LENGTH = 32;
 const DATA_DESCRIPTOR = 'desc';
 const ZERO_DESCRIPTOR = 'zero';
 /** Within a descriptor: a zero descriptor has its length where a data descriptor has the leading bytes. */
@@ -55,8 +55,9 @@ const SectorAt = { signature: 0, sequenceHigh: 4, data: 8, sequenceLow: LOG_SECT
 const LEADING_LENGTH = 8;
 const TRAILING_LENGTH = 4;
 
-/** Descriptors that fit into the entry's first sector; those behind it have no header. */
+/** Descriptors that fit into the entry's first sector, and into those behind it, which have no header. */
 export const FIRST_DESCRIPTORS = (LOG_SECTOR - ENTRY_HEADER_LENGTH) / DESCRIPTOR_LENGTH;
+export const SECTOR_DESCRIPTORS = LOG_SECTOR / DESCRIPTOR_LENGTH;
 
 /** Sectors that so many descriptors take, with the header. */
 export function descriptorSectors(count: number): number {

@@ -1,0 +1,51 @@
+import { tracePoint } from '../../core/trace.ts';
+import { NO_GUID } from '../../layouts/vhdx/index.ts';
+import { BlockSource } from '../block-source.ts';
+import { inContext } from '../context.ts';
+import { isSparse } from '../holes.ts';
+import { refuseUnknownOptions } from '../node-options.ts';
+import type { SourceRequest } from '../source.ts';
+import { readHead } from './head.ts';
+import { checkLinkage, parentReference } from './parent.ts';
+import { VhdxTables } from './tables.ts';
+
+const FORMAT = 'vhdx';
+
+const traceOpen = tracePoint('vhdx_open');
+
+/**
+ * Opens a VHDX image for reading: dynamic, fixed or differencing. What is in the log of a file that was not closed counts, and
+ * the file stays as it is. Throws an ImageError with file and format.
+ */
+export async function openVhdx(request: SourceRequest): Promise<BlockSource> {
+  try {
+    return await open(request);
+  } catch (error) {
+    throw inContext(error, request.storage.name, FORMAT);
+  }
+}
+
+async function open(request: SourceRequest): Promise<BlockSource> {
+  refuseUnknownOptions(FORMAT, request.options, []);
+  const head = await readHead(request.storage);
+  const { parameters, header } = head;
+  const { size, blockSize, hasParent } = parameters;
+  if (traceOpen.enabled) {
+    const dirty = header.logGuid !== NO_GUID;
+    traceOpen.emit({ file: request.storage.name, size, block_size: blockSize, differencing: hasParent, dirty });
+  }
+  if (request.metadataOnly !== true) await checkLinkage(head, request);
+  return new BlockSource({
+    format: FORMAT,
+    storage: request.storage,
+    data: head.storage,
+    size,
+    blockSize,
+    tables: new VhdxTables(head),
+    backing: parentReference(head),
+    describe: () => ({ clusterSize: blockSize }),
+    writable: request.writable,
+    opaque: true,
+    showHoles: request.metadataOnly !== true && (await isSparse(request.storage, blockSize)),
+  });
+}
