@@ -76,6 +76,8 @@ export interface BlockStore {
   commit(): Promise<void>;
   /** All is committed: clears "in use"; gives a new image its header, last of all. Flushes. */
   complete(): Promise<void>;
+  /** Refuses a guest size that can't be, before anything is changed for it. */
+  checkResize?(size: number): void;
   /** Changes the guest size; absent where the format can't. What lies behind the new end has been cleared. */
   resize?(size: number): Promise<void>;
   /** Closes the storages, `storage` last; `discard` removes what was created here. */

@@ -117,6 +117,7 @@ export class BlockTarget implements Target {
   async #resize(size: number): Promise<void> {
     const store = this.#store;
     const old = store.size;
+    store.checkResize?.(size);
     if (size < old) await this.#clear(size, old, 'discard');
     await this.#locks.settle();
     await store.lock.run(async () => store.resize?.(size));
