@@ -1,0 +1,2 @@
+export { createVdi } from './create.ts';
+export { openVdiTarget } from './open.ts';
