@@ -58,6 +58,20 @@ const FACTS: Readonly<Record<string, FormatFacts>> = {
       return 2 ** 22 * (Number(cluster_size) / 16) * Number(cluster_size);
     },
   },
+  qed: {
+    optionSets: [
+      {},
+      { cluster_size: '4096', table_size: '1' },
+      { cluster_size: '4096', table_size: '16' },
+      { cluster_size: '1048576', table_size: '2' },
+    ],
+    sizeUnit: 512,
+    described: ['cluster_size'],
+    longest({ cluster_size = '65536', table_size = '4' }) {
+      const entries = (Number(cluster_size) * Number(table_size)) / 8;
+      return entries * entries * Number(cluster_size);
+    },
+  },
 };
 
 export function factsOf({ name }: Driver): FormatFacts {
