@@ -1,10 +1,13 @@
-// Builds dist/: the library (JavaScript and types) by tsc, the program as one CommonJS bundle by esbuild.
+// Builds dist/: the library (JavaScript and types) by tsc, the program as one CommonJS bundle by esbuild, a launcher
+// for it, and V8's code cache.
 // One file, because resolving and reading many modules is most of what a short command's start-up costs;
 // CommonJS, because UV_THREADPOOL_SIZE must be set before the first asynchronous call, which an ES module
 // entry has already made. Commands stay lazy: `import()` inside the bundle evaluates on first use.
 import { execFileSync } from 'node:child_process';
-import { chmodSync, readFileSync, rmSync } from 'node:fs';
+import { chmodSync, copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { build } from 'esbuild';
 
 const { version, dependencies, optionalDependencies } = JSON.parse(readFileSync('package.json', 'utf8'));
@@ -20,7 +23,7 @@ const tsc = createRequire(import.meta.url)
 execFileSync(process.execPath, [tsc, '-p', 'tsconfig.build.json'], { stdio: 'inherit' });
 await build({
   entryPoints: ['lib/cli/main.ts'],
-  outfile: 'dist/imgpipe.cjs',
+  outfile: 'dist/program.js',
   bundle: true,
   platform: 'node',
   format: 'cjs',
@@ -31,4 +34,24 @@ await build({
   define: { IMGPIPE_VERSION: JSON.stringify(version) },
   logLevel: 'warning',
 });
+copyFileSync('scripts/launcher.cjs', 'dist/imgpipe.cjs');
 chmodSync('dist/imgpipe.cjs', 0o755);
+makeCodeCache();
+
+/**
+ * Runs the usual commands, each with the cache of those before it, so that the functions that they call are in it
+ * compiled. V8 checks by itself that a cache is its own.
+ */
+function makeCodeCache() {
+  const directory = mkdtempSync(join(tmpdir(), 'imgpipe-build-'));
+  const [raw, qcow2] = [join(directory, 'raw'), join(directory, 'qcow2')];
+  writeFileSync(raw, Buffer.alloc(1024 * 1024, 1));
+  const commands = [
+    ['convert', '-O', 'qcow2', raw, qcow2],
+    ['info', qcow2],
+    ['map', '--output=json', qcow2],
+    ['compare', raw, qcow2],
+  ];
+  for (const args of commands) execFileSync(process.execPath, ['scripts/code-cache.cjs', ...args], { stdio: 'ignore' });
+  rmSync(directory, { recursive: true });
+}

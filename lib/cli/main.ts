@@ -1,4 +1,3 @@
-#!/usr/bin/env node
 import { basename } from 'node:path';
 import { ImageError } from '../core/errors.ts';
 import { type OptionTable, parseArguments } from './arguments.ts';
