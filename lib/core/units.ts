@@ -26,5 +26,15 @@ export function formatSize(bytes: number): string {
   let index = 0;
   while (index < units.length - 1 && bytes / 1024 ** index >= 1000) index += 1;
   const value = bytes / 1024 ** index;
-  return `${Number(value.toPrecision(3))} ${units[index]}`;
+  const decimals = value >= 100 ? 0 : value >= 10 ? 1 : value >= 1 ? 2 : 3;
+  return `${threeDigits(bytes, 1024n ** BigInt(index), decimals)} ${units[index]}`;
+}
+
+/** As C's `%.3g` has it: a tie goes to the even digit, and 999.5 becomes 1e+03. */
+function threeDigits(bytes: number, unit: bigint, decimals: number): string {
+  const scaled = BigInt(Math.round(bytes)) * 10n ** BigInt(decimals);
+  let digits = scaled / unit;
+  const rest = 2n * (scaled % unit);
+  if (rest > unit || (rest === unit && digits % 2n === 1n)) digits += 1n;
+  return decimals === 0 && digits === 1000n ? '1e+03' : String(Number(digits) / 10 ** decimals);
 }
