@@ -2,7 +2,7 @@ import type { ExtentBatch } from '../core/extent.ts';
 import { throwIfAborted } from '../core/streams.ts';
 import type { Target } from '../sinks/target.ts';
 import { shifter } from '../transforms/shift.ts';
-import { checkedDriver, creationFailure, positiveInteger } from './checks.ts';
+import { checkedDriver, creatingDriver, creationFailure, positiveInteger } from './checks.ts';
 import { type CopyInput, copy, planOf } from './copy.ts';
 import { isForward, openInput } from './input.ts';
 import { clip, concatenate, paddedSize, windowOf } from './mapped.ts';
@@ -93,6 +93,7 @@ async function openDdOutput(options: DdOptions, input: CopyInput, size: number |
   const { output, outputFormat, drivers, implicit, signal } = options;
   const format = outputFormat ?? 'raw';
   checkedDriver(format, drivers, 'Unknown file format');
+  creatingDriver(format, drivers);
   const guestSize = size === null ? null : paddedSize(size);
   try {
     const plan = planOf(input, false, false);
