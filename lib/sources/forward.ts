@@ -1,4 +1,5 @@
 import { ImageError } from '../core/errors.ts';
+import { ExtentBatch, extent } from '../core/extent.ts';
 import { PipeInput } from '../storage/pipe-input.ts';
 import type { Storage } from '../storage/storage.ts';
 
@@ -17,4 +18,11 @@ export class ForwardImpossible extends ImageError {
 export function forwardInput(storage: Storage): PipeInput {
   if (storage instanceof PipeInput) return storage;
   throw new ForwardImpossible('it is no pipe');
+}
+
+/** A batch of one loaded data extent. */
+export function dataBatch(offset: number, payload: Buffer, release: () => void): ExtentBatch {
+  const data = extent(offset, payload.length, 'data');
+  data.payload = payload;
+  return new ExtentBatch([data], release);
 }

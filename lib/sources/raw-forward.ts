@@ -1,8 +1,8 @@
 import { alignUp } from '../core/binary.ts';
-import { ExtentBatch, extent } from '../core/extent.ts';
+import type { ExtentBatch } from '../core/extent.ts';
 import { BufferPool } from '../core/pool.ts';
 import type { PipeInput } from '../storage/pipe-input.ts';
-import { forwardInput } from './forward.ts';
+import { dataBatch, forwardInput } from './forward.ts';
 import type { ForwardSource, SourceRequest } from './source.ts';
 import { stoppable } from './stoppable.ts';
 
@@ -49,11 +49,4 @@ class RawForward implements ForwardSource {
   close(): Promise<void> {
     return this.#input.close();
   }
-}
-
-/** A batch of one loaded data extent. */
-export function dataBatch(offset: number, payload: Buffer, release: () => void): ExtentBatch {
-  const data = extent(offset, payload.length, 'data');
-  data.payload = payload;
-  return new ExtentBatch([data], release);
 }
