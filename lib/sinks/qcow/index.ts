@@ -1,0 +1,2 @@
+export { createQcow } from './create.ts';
+export { openQcowTarget } from './open.ts';

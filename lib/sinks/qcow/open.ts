@@ -1,0 +1,23 @@
+import { inContext } from '../../sources/context.ts';
+import { refuseUnknownOptions } from '../../sources/node-options.ts';
+import { readL1, readQcowHead } from '../../sources/qcow/index.ts';
+import type { Source, SourceRequest } from '../../sources/source.ts';
+import { BlockTarget } from '../blocks/target.ts';
+import { QcowStore } from './store.ts';
+
+export interface QcowOpenRequest extends SourceRequest {
+  /** The opened backing chain, for copy-on-write. */
+  backing: Source | null;
+}
+
+/** Opens an existing image for writing. Errors as when it is opened for reading. */
+export async function openQcowTarget({ storage, options, backing }: QcowOpenRequest): Promise<BlockTarget> {
+  try {
+    refuseUnknownOptions('qcow', options, []);
+    const head = await readQcowHead(storage);
+    const l1 = await readL1(storage, head);
+    return new BlockTarget(new QcowStore({ storage, head, l1, fresh: false, end: storage.size, backing }));
+  } catch (error) {
+    throw inContext(error, storage.name, 'qcow');
+  }
+}
