@@ -2,15 +2,18 @@ import { ImageError } from '../core/errors.ts';
 import { bochs } from './bochs.ts';
 import { cloop } from './cloop.ts';
 import type { Driver } from './driver.ts';
+import { qcow } from './qcow.ts';
 import { qcow2 } from './qcow2.ts';
 import { qed } from './qed.ts';
 import { raw } from './raw.ts';
+import { vdi } from './vdi.ts';
+import { vhdx } from './vhdx.ts';
 
 /**
  * The formats, in the order of probing. A list that callers may shorten or extend: `registerDriver`
  * adds a user's own without touching the library.
  */
-const registered: Driver[] = [qcow2, bochs, cloop, qed, raw];
+const registered: Driver[] = [qcow2, qcow, vdi, bochs, cloop, qed, vhdx, raw];
 
 /** All known drivers, in the order of probing. */
 export function drivers(): readonly Driver[] {

@@ -1,4 +1,5 @@
 import type { Driver } from '../../lib/formats/driver.ts';
+import { bochsFixtures, cloopFixtures } from './made.ts';
 
 /**
  * What the conformance suite must be told about a format: all else it reads off the driver's card. A format
@@ -15,6 +16,10 @@ export interface FormatFacts {
   described?: readonly string[];
   /** The longest disk that these options allow, or that is worth trying; default 1 TiB. */
   longest?: (options: Readonly<Record<string, string>>) => number;
+  /** The shortest disk; default 0. */
+  smallest?: number;
+  /** The header has no place for the backing file's format, which is probed. */
+  forgetsBackingFormat?: boolean;
   /** Images made with these options can't have a backing file. */
   standsAlone?: (options: Readonly<Record<string, string>>) => boolean;
   /** Images for a format without `create`: made in `directory` by whoever can. */
@@ -30,6 +35,8 @@ export interface Fixture {
 const DEFAULTS: FormatFacts = { optionSets: [{}], sizeUnit: 512 };
 
 const FACTS: Readonly<Record<string, FormatFacts>> = {
+  bochs: { ...DEFAULTS, fixtures: bochsFixtures },
+  cloop: { ...DEFAULTS, fixtures: cloopFixtures },
   raw: {
     optionSets: [{}, { preallocation: 'falloc' }, { preallocation: 'full' }],
     sizeUnit: 512,
@@ -58,6 +65,8 @@ const FACTS: Readonly<Record<string, FormatFacts>> = {
       return 2 ** 22 * (Number(cluster_size) / 16) * Number(cluster_size);
     },
   },
+  qcow: { optionSets: [{}], sizeUnit: 512, smallest: 1, forgetsBackingFormat: true },
+  vdi: { optionSets: [{}, { static: 'on' }], sizeUnit: 512 },
   qed: {
     optionSets: [
       {},
