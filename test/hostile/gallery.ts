@@ -1,7 +1,10 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { makeBochs } from '../support/bochs-images.ts';
+import { makeCloop } from '../support/cloop-images.ts';
 import { mixedDisk } from '../support/images.ts';
 import { pattern } from '../support/model.ts';
+import { sparseDisk } from '../support/sparse-disk.ts';
 import { type Tool, tool } from '../support/tools.ts';
 
 const KIB = 1024;
@@ -49,12 +52,26 @@ const QEMU_RECIPES: Readonly<Record<string, QemuRecipe>> = {
   'split.vmdk': { size: MIB, options: 'subformat=twoGbMaxExtentSparse' },
 };
 
+/** Images that no tool is needed for. */
+const OWN_RECIPES: Readonly<Record<string, () => Buffer>> = {
+  'growing.bochs': () => makeBochs(sparseDisk(512 * KIB, 1), { extentSize: 8 * KIB }),
+  'large-extents.bochs': () => makeBochs(sparseDisk(512 * KIB, 2), { extentSize: 128 * KIB, version: 1 }),
+  'packed.cloop': () => makeCloop(sparseDisk(512 * KIB, 3), 16 * KIB),
+};
+
 /** Images by file name; `registered` tells which formats are to be had. */
-export const RECIPES: readonly Recipe[] = Object.entries(QEMU_RECIPES).map(([file, recipe]) => ({
-  file,
-  tools: [qemuImg, qemuIo],
-  make: (directory) => makeWithQemu(directory, file, recipe),
-}));
+export const RECIPES: readonly Recipe[] = [
+  ...Object.entries(QEMU_RECIPES).map(([file, recipe]) => ({
+    file,
+    tools: [qemuImg, qemuIo],
+    make: (directory: string) => makeWithQemu(directory, file, recipe),
+  })),
+  ...Object.entries(OWN_RECIPES).map(([file, make]) => ({
+    file,
+    tools: [],
+    make: (directory: string) => writeFileSync(join(directory, file), make()),
+  })),
+];
 
 /** The format's name: the extension. */
 export function formatOf(file: string): string {
