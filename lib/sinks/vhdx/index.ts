@@ -1,0 +1,2 @@
+export { createVhdx } from './create.ts';
+export { openVhdxTarget } from './open.ts';

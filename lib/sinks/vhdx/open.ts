@@ -1,0 +1,92 @@
+import { alignUp } from '../../core/binary.ts';
+import { ensure, ImageError } from '../../core/errors.ts';
+import { tracePoint } from '../../core/trace.ts';
+import { ALIGNMENT, NO_GUID, newGuid } from '../../layouts/vhdx/index.ts';
+import { inContext } from '../../sources/context.ts';
+import { refuseUnknownOptions } from '../../sources/node-options.ts';
+import type { SourceRequest } from '../../sources/source.ts';
+import { readHead, readHeader, type VhdxHead } from '../../sources/vhdx/head.ts';
+import { VhdxLog } from '../../sources/vhdx/log.ts';
+import { VhdxTables } from '../../sources/vhdx/tables.ts';
+import type { Storage } from '../../storage/storage.ts';
+import { BlockTarget } from '../blocks/target.ts';
+import { VhdxHeaders } from './headers.ts';
+import { VhdxStore } from './store.ts';
+
+const FORMAT = 'vhdx';
+
+const traceOpen = tracePoint('vhdx_open_target');
+
+/**
+ * Opens an existing image for writing; what is in its log is brought to its place first. A differencing disk is refused: its parent
+ * is read, and never written around.
+ */
+export async function openVhdxTarget(request: SourceRequest): Promise<BlockTarget> {
+  try {
+    return await open(request);
+  } catch (error) {
+    throw inContext(error, request.storage.name, FORMAT);
+  }
+}
+
+async function open({ storage, options }: SourceRequest): Promise<BlockTarget> {
+  refuseUnknownOptions(FORMAT, options, []);
+  // All is looked at before the log changes the file: a broken one stays as it is.
+  const found = await readHead(storage);
+  refuse(found, storage);
+  const isDirty = found.header.logGuid !== NO_GUID;
+  if (traceOpen.enabled) traceOpen.emit({ file: storage.name, size: found.parameters.size, dirty: isDirty });
+  if (isDirty) await replayLog(storage);
+  const head = isDirty ? await readHead(storage) : found;
+  const end = await endOfBlocks(head, storage);
+  return new BlockTarget(new VhdxStore({ head, fresh: false, end, blockStateZero: true }));
+}
+
+function refuse({ parameters, header }: VhdxHead, storage: Storage): void {
+  if (parameters.hasParent) {
+    throw new ImageError('unsupported', 'Differencing VHDX files can be read only', { file: storage.name });
+  }
+  ensure(
+    header.logLength > 0 && header.logOffset + header.logLength <= storage.size,
+    'The file has no log to write to, or ends before it',
+  );
+}
+
+async function replayLog(storage: Storage): Promise<void> {
+  const { header, slot } = await readHeader(storage);
+  const log = new VhdxLog(storage, header);
+  const entries = await log.activeSequence();
+  const headers = new VhdxHeaders(storage, header, slot);
+  await headers.update({ fileWriteGuid: newGuid() });
+  await log.replay(entries, {
+    put: (offset, bytes) => storage.write(offset, bytes),
+    clear: (offset, length) => storage.zero(offset, length),
+  });
+  const { lastFileOffset } = entries[entries.length - 1];
+  if (!storage.fixedSize && storage.size < lastFileOffset) await storage.truncate(lastFileOffset);
+  await storage.flush();
+  await headers.update({ logGuid: NO_GUID });
+}
+
+/**
+ * Where the next block can go: behind all that the file has, and behind the last block that the BAT tells of, within which the file may end.
+ * `corrupt` for a block of which it has nothing: whatever were written next would share its place.
+ */
+async function endOfBlocks(head: VhdxHead, storage: Storage): Promise<number> {
+  const { bat, metadata } = head.regions;
+  const { logOffset, logLength } = head.header;
+  let end = Math.max(bat.offset + bat.length, metadata.offset + metadata.length, logOffset + logLength);
+  // The end of a device says nothing.
+  if (!storage.fixedSize) end = Math.max(end, storage.size);
+  const tables = new VhdxTables(head);
+  for (let block = 0; block < head.geometry.blocks; ) {
+    const view = await tables.view(block, head.geometry.blocks - block);
+    for (const stop = view.first + view.count; block < stop; block += 1) {
+      const host = view.entry(block);
+      if (host < 0) continue;
+      ensure(host < storage.size, 'A block lies past the end of the file', { offset: host });
+      end = Math.max(end, host + head.parameters.blockSize);
+    }
+  }
+  return alignUp(end, ALIGNMENT);
+}
