@@ -81,6 +81,15 @@ const FACTS: Readonly<Record<string, FormatFacts>> = {
       return entries * entries * Number(cluster_size);
     },
   },
+  vhdx: {
+    optionSets: [
+      {},
+      { block_size: '1048576' },
+      { block_size: '2097152', block_state_zero: 'off', log_size: '3145728' },
+      { subformat: 'fixed' },
+    ],
+    sizeUnit: 512,
+  },
 };
 
 export function factsOf({ name }: Driver): FormatFacts {
