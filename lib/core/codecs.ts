@@ -19,6 +19,8 @@ const inflate = promisify(zlib.inflateRaw) as (packed: Buffer, options: zlib.Zli
 const inflateWhole = promisify(zlib.inflate) as (packed: Buffer, options: zlib.ZlibOptions) => Promise<Buffer>;
 const deflate = promisify(zlib.deflateRaw) as (plain: Buffer, options: zlib.ZlibOptions) => Promise<Buffer>;
 
+const deflateWhole = promisify(zlib.deflate) as (plain: Buffer, options: zlib.ZlibOptions) => Promise<Buffer>;
+
 /**
  * Inflates a raw deflate stream (RFC 1951) of exactly `size` bytes; what follows the stream in `packed`
  * is ignored. Anything else is a `corrupt` ImageError; no more than `size` bytes are ever allocated for it.
@@ -41,14 +43,18 @@ export async function inflateRaw(packed: Buffer, size: number): Promise<Buffer> 
  * ignored. Errors and bounds as of `inflateRaw`.
  */
 export async function inflateZlib(packed: Buffer, size: number): Promise<Buffer> {
-  let plain: Buffer;
+  const plain = await inflateZlibUpTo(packed, size);
+  if (plain.length !== size) throw short('zlib', plain.length, size);
+  return plain;
+}
+
+/** The same for a stream of at most `most` bytes: a disk's last block may be stored as far as the disk reaches. */
+export async function inflateZlibUpTo(packed: Buffer, most: number): Promise<Buffer> {
   try {
-    plain = await inflateWhole(packed, { chunkSize: Math.min(size + SLACK, MAX_PIECE), maxOutputLength: size });
+    return await inflateWhole(packed, { chunkSize: Math.min(most + SLACK, MAX_PIECE), maxOutputLength: most });
   } catch (error) {
     throw broken('zlib', error);
   }
-  if (plain.length !== size) throw short('zlib', plain.length, size);
-  return plain;
 }
 
 export interface DeflateOptions {
@@ -61,6 +67,11 @@ export interface DeflateOptions {
 /** Deflates into a raw stream. The result may be longer than `plain`. */
 export function deflateRaw(plain: Buffer, { level = -1, windowBits }: DeflateOptions): Promise<Buffer> {
   return deflate(plain, { level, windowBits, memLevel: 9, chunkSize: Math.max(SLACK, plain.length + SLACK) });
+}
+
+/** Deflates into a zlib stream (RFC 1950), as zlib's own `compress` does. The result may be longer than `plain`. */
+export function deflateZlib(plain: Buffer): Promise<Buffer> {
+  return deflateWhole(plain, { chunkSize: plain.length + SLACK });
 }
 
 /** What a zstd implementation must do: one whole frame in, its contents out. */

@@ -103,7 +103,7 @@ async function describeOpened({ source, storage }: OpenedImage, filename: string
     filename,
     format: source.format,
     virtualSize: source.size,
-    actualSize: await storage.allocatedBytes(),
+    actualSize: await (source.allocatedBytes?.() ?? storage.allocatedBytes()),
     dirty: layer.dirty === undefined ? false : layer.dirty,
     clusterSize: layer.clusterSize ?? null,
     encrypted: layer.encrypted ?? false,

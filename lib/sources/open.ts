@@ -100,7 +100,9 @@ async function openLayers(top: NodeSpec, context: Context, layers: Layer[]): Pro
   try {
     while (spec !== null) {
       const layer: Layer = await openLayer(spec, context, layers.length === 0);
+      const above = layers.at(-1);
       layers.push(layer);
+      above?.opened.checkBacking?.(layer.opened);
       refuseLoop(seen, layer, spec);
       depth += 1;
       spec = context.backing === false ? null : await backingOf(layer, spec, context.gate);

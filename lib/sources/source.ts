@@ -74,6 +74,13 @@ export interface Source extends ByteReader {
    */
   readMany?(extents: readonly Extent[], buffers: readonly Buffer[]): Promise<void>;
   describe(): Promise<LayerInfo>;
+  /**
+   * Throws unless `below`, the layer of the backing file, is the one that this layer was made upon. Absent: the format
+   * can't tell.
+   */
+  checkBacking?(below: Source): void;
+  /** Bytes of disk space in use, where the layer lies in more files than `storage`. */
+  allocatedBytes?(): Promise<number | null>;
   /** The disk as an internal snapshot has it. Absent: the format has none. */
   openSnapshot?(selector: SnapshotSelector): Promise<Source>;
   /** Closes what the layer opened itself (data files), not `storage`: its opener does that. */
