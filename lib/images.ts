@@ -48,7 +48,11 @@ export interface Image extends Mapped {
 /** Opens an image with its backing chain, for reading. Rejects with an ImageError. */
 export async function open(filename: string, options: OpenOptions = {}): Promise<Image> {
   const { imageOpts = false, drivers = allDrivers(), ...rest } = options;
-  const opened = await openImage(imageOpts ? parseImageOpts(filename) : filename, { drivers, ...rest });
+  const opened = await openImage(imageOpts ? parseImageOpts(filename) : filename, {
+    drivers,
+    containers: true,
+    ...rest,
+  });
   const { chain, source, backing } = opened;
   return {
     name: filename,

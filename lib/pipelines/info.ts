@@ -66,7 +66,14 @@ function backingOf({ fullBackingFilename, backingFormat }: ImageInfo): ImageRefe
 async function describe(reference: ImageReference, options: InfoOptions): Promise<ImageInfo> {
   const { drivers = allDrivers(), implicit, forceShare } = options;
   const node = nodeOf(reference);
-  const image = await openImage(node, { drivers, implicit, forceShare, backing: false, metadataOnly: true });
+  const image = await openImage(node, {
+    drivers,
+    implicit,
+    forceShare,
+    backing: false,
+    metadataOnly: true,
+    containers: true,
+  });
   try {
     return await describeOpened(image, displayName(node));
   } finally {

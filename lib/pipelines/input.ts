@@ -1,21 +1,21 @@
+import { access } from 'node:fs/promises';
 import { ImageError } from '../core/errors.ts';
 import { abortError } from '../core/streams.ts';
 import type { Driver } from '../formats/driver.ts';
 import { drivers as allDrivers } from '../formats/index.ts';
+import { forwardContainer } from '../sources/container-forward.ts';
 import { type NodeSpec, parseFilename, parseImageOpts } from '../sources/filename.ts';
 import { ForwardImpossible } from '../sources/forward.ts';
 import { createGate } from '../sources/gate.ts';
 import { type OpenedImage, type OpenImageOptions, openImage } from '../sources/open.ts';
+import { PROBE_SIZE, surest } from '../sources/probe.ts';
 import type { ForwardSource, SnapshotSelector } from '../sources/source.ts';
 import { PipeInput } from '../storage/pipe-input.ts';
 import { directoryOf } from '../storage/spool.ts';
+import { spoolInput } from '../storage/spool-input.ts';
 import { STDIO_NAME, standardInput } from '../storage/stdio.ts';
 import type { CacheMode } from '../storage/storage.ts';
 import type { ImageReference, VerbOptions } from './reference.ts';
-import { spoolInput } from './spool-input.ts';
-
-/** Bytes that drivers see to recognise a format. */
-const PROBE_SIZE = 4096;
 
 export interface OpenInputOptions extends Pick<VerbOptions, 'drivers' | 'implicit' | 'forceShare' | 'signal'> {
   cache?: CacheMode;
@@ -42,6 +42,9 @@ export function isForward(input: OpenedImage | ForwardInput): input is ForwardIn
   return 'forward' in input;
 }
 
+/** Standard input, and of the archive that comes there this member: `-#disk2.vmdk`. */
+const MEMBER_PREFIX = `${STDIO_NAME}#`;
+
 /** `-` as a whole filename means standard input or output. */
 export function isStandardStream(reference: ImageReference): boolean {
   return !('file' in reference) && reference.filename === STDIO_NAME && reference.imageOpts !== true;
@@ -51,7 +54,8 @@ export function isStandardStream(reference: ImageReference): boolean {
  * Opens what a verb reads from. `-` is standard input: an ordinary seekable image where a file was
  * redirected into it; from a pipe a ForwardSource if `forward` allows it and the image's layout does,
  * else an image spooled to a temporary file without a name, gone when the process is. What is packed by gzip, bzip2,
- * xz or zstd is unpacked, also where the format is given: `-f raw` names what is inside. With `--image-opts`,
+ * xz or zstd is unpacked, also where the format is given: `-f raw` names what is inside. Of an OVA appliance the disk is
+ * taken; `x.ova#disk2.vmdk` names one of several, as `-#disk2.vmdk` does on standard input. With `--image-opts`,
  * `driver=raw,file.filename=-` takes the bytes of standard input as they are.
  * Throws an ImageError.
  */
@@ -68,10 +72,15 @@ export async function openInput(
   options: OpenInputOptions = {},
 ): Promise<OpenedImage | ForwardInput> {
   const { drivers = allDrivers(), implicit, cache, backing, snapshot, forceShare } = options;
-  const common = { drivers, implicit, cache, backing, snapshot, forceShare };
+  const common = { drivers, implicit, cache, backing, snapshot, forceShare, containers: true };
   const format = 'file' in reference ? null : (reference.format ?? null);
   if (isStandardStream(reference)) {
     return openStandardInput({ ...parseFilename(STDIO_NAME), driver: format }, { ...options, ...common, unpack: true });
+  }
+  if (await namesMemberOfStandardInput(reference)) {
+    const node = { ...parseFilename(STDIO_NAME), driver: format };
+    const member = reference.filename.slice(MEMBER_PREFIX.length);
+    return openStandardInput(node, { ...options, ...common, unpack: true, member });
   }
   if (!('file' in reference) && !reference.imageOpts) return openImage(reference.filename, { ...common, format });
   const node = 'file' in reference ? reference : parseImageOpts(reference.filename);
@@ -84,9 +93,20 @@ function isStandardInput({ file }: NodeSpec): boolean {
   return file.driver === 'file' && file.filename === STDIO_NAME;
 }
 
+/** A file of that name goes before that meaning. */
+async function namesMemberOfStandardInput(reference: ImageReference): Promise<boolean> {
+  if ('file' in reference || reference.imageOpts === true || !reference.filename.startsWith(MEMBER_PREFIX))
+    return false;
+  return access(reference.filename).then(
+    () => false,
+    () => true,
+  );
+}
+
 interface StandardInputRequest extends OpenInputOptions {
   drivers: readonly Driver[];
   unpack: boolean;
+  member?: string;
 }
 
 async function openStandardInput(node: NodeSpec, request: StandardInputRequest): Promise<OpenedImage | ForwardInput> {
@@ -102,16 +122,45 @@ async function openStandardInput(node: NodeSpec, request: StandardInputRequest):
 }
 
 async function openPipe(node: NodeSpec, input: PipeInput, request: StandardInputRequest) {
-  const driver = await driverOf(node, input, request.drivers);
-  const forward = await openForward(node, driver, input, request);
+  const { signal } = request;
+  const directory = directoryOf(request.outputFilename);
+  const disk = await diskIn(node, input, request);
+  if (disk === null) {
+    const storage = await spoolInput(input, directory, signal);
+    return openImage(node, { ...imageOptions(request), storage });
+  }
+  const driver = await driverOf(node, disk, request.drivers);
+  const forward = await openForward(node, driver, disk, request);
   if (forward !== null) return { forward };
-  const storage = await spoolInput(input, directoryOf(request.outputFilename), request.signal);
-  return openImage({ ...node, driver: driver.name }, { ...imageOptions(request), storage });
+  const storage = await spoolInput(disk, directory, signal);
+  return openImage({ ...node, driver: driver.name }, { ...imageOptions(request), storage, containers: false });
+}
+
+/** The image that comes: the input itself, or the disk in it; null for an archive of which all must be seen. */
+async function diskIn(node: NodeSpec, input: PipeInput, request: StandardInputRequest): Promise<PipeInput | null> {
+  const { member = null, drivers } = request;
+  const named = drivers.find(({ name }) => name === node.driver);
+  const isItself = named !== undefined && named.probe(await input.peek(PROBE_SIZE), STDIO_NAME) > 0;
+  if (isItself && member === null) return input;
+  try {
+    return (await forwardContainer(input, member)) ?? input;
+  } catch (error) {
+    if (!(error instanceof ForwardImpossible)) throw couldNotOpen(error);
+    // Where a format is named, an archive that does not say what it holds may well be the image itself.
+    return node.driver === null ? null : input;
+  }
 }
 
 function imageOptions(request: StandardInputRequest): OpenImageOptions {
-  const { drivers, implicit, cache, backing, snapshot, forceShare } = request;
-  return { drivers, implicit, cache, backing, snapshot, forceShare };
+  const { drivers, implicit, cache, backing, snapshot, forceShare, member } = request;
+  return { drivers, implicit, cache, backing, snapshot, forceShare, containers: true, member };
+}
+
+function couldNotOpen(error: unknown): unknown {
+  if (!(error instanceof ImageError) || error.kind === 'aborted') return error;
+  const { kind, message, operation = 'open', offset, code } = error;
+  const text = `Could not open '${STDIO_NAME}': ${message}`;
+  return new ImageError(kind, text, { file: STDIO_NAME, operation, offset, code, cause: error });
 }
 
 /** The driver that is named, or the one that is surest of the pipe's head. */
@@ -121,12 +170,7 @@ async function driverOf(node: NodeSpec, input: PipeInput, drivers: readonly Driv
     if (named === undefined) throw new ImageError('invalid', `Could not open '-': Unknown driver '${node.driver}'`);
     return named;
   }
-  const head = await input.peek(PROBE_SIZE);
-  let [best, highest]: [Driver | null, number] = [null, 0];
-  for (const driver of drivers) {
-    const score = driver.probe(head, STDIO_NAME);
-    if (score > highest) [best, highest] = [driver, score];
-  }
+  const best = surest(await input.peek(PROBE_SIZE), STDIO_NAME, drivers);
   if (best !== null) return best;
   throw new ImageError('unknown-format', `Could not open '-': Could not determine image format`, { file: STDIO_NAME });
 }

@@ -2,6 +2,7 @@ import { ImageError } from '../core/errors.ts';
 import type { Extent } from '../core/extent.ts';
 import { throwIfAborted } from '../core/streams.ts';
 import { walkExtents } from '../sources/extents.ts';
+import { unwrapSlice } from '../storage/slice.ts';
 import { openInput } from './input.ts';
 import type { ImageReference, VerbOptions } from './reference.ts';
 import { asReported } from './reported.ts';
@@ -70,8 +71,10 @@ function toEntry({ offset, length, kind, depth, hollow, host, hostOffset }: Exte
     data: kind === 'data' || hollow,
   };
   if (host !== null) {
-    entry.offset = hostOffset;
-    entry.filename = host.name;
+    // Of a part of a file (an archive's member), the place in the file.
+    const { base, offset: at } = unwrapSlice(host, hostOffset);
+    entry.offset = at;
+    entry.filename = base.name;
   }
   return entry;
 }

@@ -1,11 +1,13 @@
 import { ImageError } from '../core/errors.ts';
 import { tracePoint } from '../core/trace.ts';
 import { openStorage } from '../storage/index.ts';
-import { type CacheMode, readPadded, type Storage } from '../storage/storage.ts';
+import type { CacheMode, Storage } from '../storage/storage.ts';
 import { joinLayers } from './chain.ts';
+import { openContainer, openPlace, type Place } from './container.ts';
 import { hasProtocol, type NodeSpec, parseFilename } from './filename.ts';
 import { createGate, type ImageGate, type ImplicitPolicy, referenceSpec } from './gate.ts';
 import { takeNodeOptions } from './node-options.ts';
+import { probe } from './probe.ts';
 import { ProtocolSource } from './protocol.ts';
 import type { SnapshotSelector, Source, SourceDriver } from './source.ts';
 
@@ -28,6 +30,13 @@ export interface OpenImageOptions {
   storage?: Storage;
   /** Only `describe` will be asked (`info`): a missing data file or key is no error then. */
   metadataOnly?: boolean;
+  /**
+   * Look inside archives: of an OVA appliance, the top image is its disk. Default false. Where a format is named, only
+   * if the file itself can't be opened as that: `raw` takes the archive's own bytes.
+   */
+  containers?: boolean;
+  /** With `storage`: the member of the archive that is meant. */
+  member?: string | null;
   /** Read the disk as this internal snapshot of the top image has it. */
   snapshot?: SnapshotSelector;
 }
@@ -47,8 +56,6 @@ export interface OpenedImage {
   close(): Promise<void>;
 }
 
-/** Bytes that drivers see to recognise a format. */
-const PROBE_SIZE = 4096;
 /** Each layer holds an open file; no chain that anyone could use is as deep. */
 const MAX_CHAIN = 1000;
 
@@ -123,13 +130,24 @@ async function openLayer(spec: NodeSpec, context: Context, isTop: boolean): Prom
     throw new ImageError('invalid', 'A block device must be specified for "file"');
   }
   const chosen = spec.driver === null || isProtocol ? null : driverNamed(spec.driver, context.drivers);
-  const storage =
-    (isTop ? context.storage : undefined) ?? (await openStorage(spec.file, { writable, cache: given.cache }));
+  const mayEnter = isTop && !writable && !isProtocol && context.containers === true;
+  const place = await placeOf(spec, context, { isTop, mayEnter, writable, cache: given.cache });
+  let { storage } = place;
+  const enter = async (): Promise<boolean> => {
+    const inside = mayEnter ? await openContainer(place, context.drivers) : null;
+    storage = inside ?? storage;
+    return inside !== null;
+  };
   try {
+    const entered = (chosen === null || place.member !== null) && (await enter());
     const driver = chosen ?? (await driverFor(storage, isProtocol, context.drivers));
     const { gate, metadataOnly } = context;
-    const request = { storage, options: given.options, writable, cache: given.cache, gate, metadataOnly };
-    const plain = await driver.openSource(request);
+    const open = () =>
+      driver.openSource({ storage, options: given.options, writable, cache: given.cache, gate, metadataOnly });
+    const plain = await open().catch(async (error) => {
+      if (chosen === null || entered || !(await enter())) throw error;
+      return open();
+    });
     const opened = isProtocol ? new ProtocolSource(plain, spec.file.driver) : plain;
     if (traceOpen.enabled) traceOpen.emit({ file: storage.name, format: opened.format, size: opened.size, writable });
     const source = isTop && context.snapshot !== undefined ? await snapshotOf(opened, context.snapshot) : opened;
@@ -138,6 +156,21 @@ async function openLayer(spec: NodeSpec, context: Context, isTop: boolean): Prom
     await storage.close().catch(() => {});
     throw error;
   }
+}
+
+interface PlaceFacts {
+  isTop: boolean;
+  mayEnter: boolean;
+  writable: boolean;
+  cache: CacheMode;
+}
+
+async function placeOf({ file }: NodeSpec, context: Context, facts: PlaceFacts): Promise<Place> {
+  const { isTop, mayEnter, writable, cache } = facts;
+  const { storage, member = null } = context;
+  if (isTop && storage !== undefined) return { storage, member };
+  if (mayEnter) return openPlace(file, cache);
+  return { storage: await openStorage(file, { writable, cache }), member: null };
 }
 
 async function driverFor(
@@ -159,26 +192,6 @@ async function snapshotOf(image: Source, selector: SnapshotSelector): Promise<So
     await image.close().catch(() => {});
     throw wrapped(error, 'Failed to load snapshot: ', image.name, LOAD_SNAPSHOT);
   }
-}
-
-/** The driver that is surest that the storage's head is its own; the first of equals. */
-async function probe(storage: Storage, drivers: readonly SourceDriver[]): Promise<SourceDriver> {
-  const head = Buffer.alloc(Math.min(PROBE_SIZE, storage.size));
-  await readPadded(storage, 0, head);
-  let best: SourceDriver | null = null;
-  let highest = 0;
-  for (const driver of drivers) {
-    const score = driver.probe(head, storage.name);
-    if (score <= highest) continue;
-    best = driver;
-    highest = score;
-  }
-  if (best === null) {
-    throw new ImageError('unknown-format', 'Could not determine image format: No compatible driver found', {
-      file: storage.name,
-    });
-  }
-  return best;
 }
 
 function driverNamed(name: string, drivers: readonly SourceDriver[]): SourceDriver {

@@ -47,6 +47,25 @@ export class PipeInput extends SequentialStorage {
     if (count < buffer.length) throw this.#cutOff();
   }
 
+  /**
+   * The next `length` bytes as a stream; after them the input is read to its end, so that its writer is not cut short and
+   * a damaged tail shows. Giving the stream up closes the input.
+   */
+  async *pass(length: number): ChunkStream {
+    const end = this.position + length;
+    try {
+      while (this.position < end) {
+        if (!(await this.#reader.ensure(1))) throw this.#cutOff();
+        const chunk = this.#reader.take(Math.min(this.#reader.available, end - this.position));
+        this.passed += chunk.length;
+        yield chunk;
+      }
+      await this.drain();
+    } finally {
+      await this.close();
+    }
+  }
+
   async skipTo(offset: number): Promise<void> {
     if (offset < this.position) throw this.refuse('read', offset);
     while (this.position < offset) {

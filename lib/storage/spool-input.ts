@@ -2,9 +2,9 @@ import { ImageError } from '../core/errors.ts';
 import { isZero } from '../core/pool.ts';
 import { abortError } from '../core/streams.ts';
 import { tracePoint } from '../core/trace.ts';
-import type { PipeInput } from '../storage/pipe-input.ts';
-import { openSpool } from '../storage/spool.ts';
-import type { Storage } from '../storage/storage.ts';
+import type { PipeInput } from './pipe-input.ts';
+import { openSpool } from './spool.ts';
+import type { Storage } from './storage.ts';
 
 const BUFFER_BYTES = 1024 * 1024;
 /** Runs of zeros of this size become holes of the temporary file. */
