@@ -2,6 +2,7 @@ import { ImageError } from '../core/errors.ts';
 import { bochs } from './bochs.ts';
 import { cloop } from './cloop.ts';
 import type { Driver } from './driver.ts';
+import { parallels } from './parallels.ts';
 import { qcow } from './qcow.ts';
 import { qcow2 } from './qcow2.ts';
 import { qed } from './qed.ts';
@@ -13,7 +14,7 @@ import { vhdx } from './vhdx.ts';
  * The formats, in the order of probing. A list that callers may shorten or extend: `registerDriver`
  * adds a user's own without touching the library.
  */
-const registered: Driver[] = [qcow2, qcow, vdi, bochs, cloop, qed, vhdx, raw];
+const registered: Driver[] = [qcow2, qcow, vdi, bochs, cloop, qed, parallels, vhdx, raw];
 
 /** All known drivers, in the order of probing. */
 export function drivers(): readonly Driver[] {

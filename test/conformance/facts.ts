@@ -67,6 +67,12 @@ const FACTS: Readonly<Record<string, FormatFacts>> = {
   },
   qcow: { optionSets: [{}], sizeUnit: 512, smallest: 1, forgetsBackingFormat: true },
   vdi: { optionSets: [{}, { static: 'on' }], sizeUnit: 512 },
+  parallels: {
+    optionSets: [{}, { cluster_size: '512' }, { cluster_size: '31744' }, { cluster_size: '65536' }],
+    sizeUnit: 512,
+    // The BAT is there from the start.
+    longest: ({ cluster_size = '1048576' }) => 2 ** 22 * Number(cluster_size),
+  },
   qed: {
     optionSets: [
       {},
