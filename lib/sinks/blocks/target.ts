@@ -119,8 +119,13 @@ export class BlockTarget implements Target {
     const old = store.size;
     store.checkResize?.(size);
     if (size < old) await this.#clear(size, old, 'discard');
-    await this.#locks.settle();
-    await store.lock.run(async () => store.resize?.(size));
+    // Nobody writes meanwhile: a store may move its table.
+    const release = await this.#locks.acquire(0, Number.MAX_SAFE_INTEGER);
+    try {
+      await store.lock.run(async () => store.resize?.(size));
+    } finally {
+      release();
+    }
     if (store.fresh || store.size <= old) return;
     // What lay behind the old end, in its last block or in a longer backing file, must not show up.
     const end = Math.min(store.size, Math.max(alignUp(old, this.granularity), store.backing?.size ?? 0));
