@@ -15,6 +15,9 @@ import { VhdxStore } from './store.ts';
 
 const FORMAT = 'vhdx';
 
+/** Header sequence numbers have 64 bits; so many are left for the changes of one writer. */
+const LAST_SEQUENCE = 2n ** 64n - 2n ** 32n;
+
 const traceOpen = tracePoint('vhdx_open_target');
 
 /**
@@ -50,6 +53,7 @@ function refuse({ parameters, header }: VhdxHead, storage: Storage): void {
     header.logLength > 0 && header.logOffset + header.logLength <= storage.size,
     'The file has no log to write to, or ends before it',
   );
+  ensure(header.sequence < LAST_SEQUENCE, 'The headers have no sequence numbers left');
 }
 
 async function replayLog(storage: Storage): Promise<void> {
