@@ -1,6 +1,6 @@
 import type { AnyOptionValues, OptionSchema } from '../core/options.ts';
 import type { ExtentPlan, Target } from '../sinks/target.ts';
-import type { Gate, LayerInfo, Source, SourceDriver, SourceRequest } from '../sources/source.ts';
+import type { Gate, LayerInfo, SnapshotInfo, Source, SourceDriver, SourceRequest } from '../sources/source.ts';
 import type { CacheMode, Storage } from '../storage/storage.ts';
 
 /** What a driver gets to make an image with. */
@@ -52,6 +52,62 @@ export interface Measurement {
   bitmaps?: number;
 }
 
+export interface CheckRequest extends SourceRequest {
+  /** `-r`: what may be repaired; null changes nothing. */
+  repair: 'leaks' | 'all' | null;
+  /** One line about what was found or done, in qemu-img's words, without a line's end. */
+  report(line: string): void;
+}
+
+/** What a check found: QAPI's ImageCheck. */
+export interface CheckReport {
+  /** Errors of the check itself: what could not be read, say. */
+  checkErrors: number;
+  corruptions: number;
+  leaks: number;
+  corruptionsFixed: number;
+  leaksFixed: number;
+  /** Where the image's data end in the file; absent where the format can't tell. */
+  imageEndOffset?: number;
+  totalClusters?: number;
+  allocatedClusters?: number;
+  fragmentedClusters?: number;
+  compressedClusters?: number;
+}
+
+export interface AmendRequest extends OpenTargetRequest {
+  /** Parsed by `amendOptions`; only what was given. */
+  values: AnyOptionValues;
+  force: boolean;
+  /** Part done, from 0 to 1. */
+  onProgress?: (part: number) => void;
+}
+
+/** Internal snapshots of an open image. Each method leaves a valid image at any moment. */
+export interface SnapshotEditor {
+  list(): Promise<readonly SnapshotInfo[]>;
+  create(name: string): Promise<void>;
+  apply(idOrName: string): Promise<void>;
+  delete(idOrName: string): Promise<void>;
+  /** Flushes and closes. */
+  close(): Promise<void>;
+}
+
+/** Persistent dirty bitmaps of an open image. Each method leaves a valid image at any moment. */
+export interface BitmapEditor {
+  add(name: string, options: { granularity?: number; disabled?: boolean }): Promise<void>;
+  remove(name: string): Promise<void>;
+  clear(name: string): Promise<void>;
+  enable(name: string): Promise<void>;
+  disable(name: string): Promise<void>;
+  /** Adds the marks of a bitmap of this image, or of another one. */
+  merge(name: string, source: string, from?: BitmapEditor): Promise<void>;
+  /** Marked guest ranges, ascending. */
+  ranges(name: string): AsyncIterable<{ offset: number; length: number }>;
+  /** Flushes and closes. */
+  close(): Promise<void>;
+}
+
 /**
  * The index card of a format. An absent member means that the format cannot do it, and gives one
  * uniform error.
@@ -68,6 +124,14 @@ export interface Driver extends SourceDriver {
   /** Opens an existing image for writing. */
   openTarget?(request: OpenTargetRequest): Promise<Target>;
   measure?(request: MeasureRequest): Promise<Measurement>;
+  /** Checks the image's structure, and repairs it. */
+  check?(request: CheckRequest): Promise<CheckReport>;
+  /** The keys of `amend -o`, in the order of its help. */
+  readonly amendOptions?: OptionSchema;
+  /** Changes what the image was made with. */
+  amend?(request: AmendRequest): Promise<void>;
+  openSnapshots?(request: OpenTargetRequest): Promise<SnapshotEditor>;
+  openBitmaps?(request: OpenTargetRequest): Promise<BitmapEditor>;
   /** `-B`, `-b`: the format can refer to a backing file. */
   readonly supportsBacking?: boolean;
   /** `-c`: the format has compressed clusters. */

@@ -43,8 +43,12 @@ export interface Target {
   readonly compressor?: ClusterCompressor;
   /** Writes what `compressor` made of the unit(s) at `offset`; `length` is in guest bytes. */
   writeCompressed?(offset: number, length: number, packed: Buffer): Promise<void>;
-  /** Changes the guest size. */
-  truncate?(size: number): Promise<void>;
+  /** Changes the guest size. `preallocation`: of what is added, as `-o preallocation` has it; default off. */
+  truncate?(size: number, options?: { preallocation?: string }): Promise<void>;
+  /** Gives up all that this layer holds: its backing file shows everywhere, or zeros. */
+  makeEmpty?(): Promise<void>;
+  /** Changes what the header says of a backing file; null: there is none. The contents do not change with it. */
+  setBacking?(backing: { filename: string; format: string | null } | null): Promise<void>;
 
   /** All that was written so far survives a crash when it resolves. */
   flush(): Promise<void>;
