@@ -117,7 +117,8 @@ function packing(unit: number, { parallel }: CopyOptions): number {
 }
 
 function unitOf(target: Target, options: CopyOptions): number {
-  return options.compress ? (target.compressor?.unit ?? target.granularity) : target.granularity;
+  if (options.compress) return target.compressor?.unit ?? target.granularity;
+  return target.sparseUnit ?? target.granularity;
 }
 
 /** What `copy` will write, for an output that must know before; null where that only shows as it comes. */

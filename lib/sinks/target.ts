@@ -20,6 +20,11 @@ export interface Target {
   readonly size: number;
   /** Allocation unit in bytes: whole units are cheapest. 1 where there is none. */
   readonly granularity: number;
+  /**
+   * Zeros in runs of this many bytes, inside allocation units too, take no space where they are left out: the file has holes
+   * there. Absent: only whole units can be spared.
+   */
+  readonly sparseUnit?: number;
   /** What has not been written reads as zeros: a new image without backing file. */
   readonly readsAsZero: boolean;
   /** Accepts writes only in ascending guest order (a pipe). */

@@ -22,6 +22,7 @@ export class BlockTarget implements Target {
   readonly format: string;
   readonly name: string;
   readonly granularity: number;
+  readonly sparseUnit?: number;
   readonly readsAsZero: boolean;
   readonly sequential = false;
   readonly source: Source;
@@ -33,12 +34,17 @@ export class BlockTarget implements Target {
   #beginning: Promise<void> | null = null;
   #closing: Promise<void> | null = null;
 
-  /** @param readsAsZero default: a new image without backing file does */
-  constructor(store: BlockStore, { readsAsZero = store.fresh && !store.hasBacking } = {}) {
+  /**
+   * @param readsAsZero default: a new image without backing file does
+   * @param sparseUnit see Target: for blocks so large that what is not written of them should stay a hole
+   */
+  constructor(store: BlockStore, options: { readsAsZero?: boolean; sparseUnit?: number } = {}) {
+    const { readsAsZero = store.fresh && !store.hasBacking, sparseUnit } = options;
     this.#store = store;
     this.format = store.format;
     this.name = store.name;
     this.granularity = store.blockSize;
+    this.sparseUnit = sparseUnit;
     this.readsAsZero = readsAsZero;
     this.source = store.source;
     this.compressor = blockCompressor(store);
