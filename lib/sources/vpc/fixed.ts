@@ -1,6 +1,6 @@
 import { ImageError } from '../../core/errors.ts';
 import { type Extent, type ExtentKind, extent, pushExtent } from '../../core/extent.ts';
-import type { Storage } from '../../storage/storage.ts';
+import { readPadded, type Storage } from '../../storage/storage.ts';
 import type { LayerInfo, Source } from '../source.ts';
 
 /** A fixed disk: its bytes from the file's start on. */
@@ -56,7 +56,8 @@ export class FixedSource implements Source {
         offset,
       });
     }
-    await this.storage.read(offset, buffer);
+    // A new file may not have its full length yet.
+    await readPadded(this.storage, offset, buffer);
   }
 
   async describe(): Promise<LayerInfo> {
