@@ -52,18 +52,24 @@ export interface Measurement {
   bitmaps?: number;
 }
 
+/**
+ * What a driver gets to check an image with. `storage` and what `metadataOnly` needs of the image have been opened
+ * before, so a file whose header makes no sense never comes here. `writable` is true exactly if `repair` is not null.
+ */
 export interface CheckRequest extends SourceRequest {
   /** `-r`: what may be repaired; null changes nothing. */
   repair: 'leaks' | 'all' | null;
-  /** One line about what was found or done, in qemu-img's words, without a line's end. */
+  /** One line about what was found or done, in qemu-img's words, without a line's end. It goes to standard error. */
   report(line: string): void;
 }
 
-/** What a check found: QAPI's ImageCheck. */
+/** What a check found: QAPI's ImageCheck. Optional counts are left out of the output also where they are 0. */
 export interface CheckReport {
   /** Errors of the check itself: what could not be read, say. */
   checkErrors: number;
+  /** Found and not repaired. */
   corruptions: number;
+  /** Found and not given back. */
   leaks: number;
   corruptionsFixed: number;
   leaksFixed: number;
@@ -124,7 +130,11 @@ export interface Driver extends SourceDriver {
   /** Opens an existing image for writing. */
   openTarget?(request: OpenTargetRequest): Promise<Target>;
   measure?(request: MeasureRequest): Promise<Measurement>;
-  /** Checks the image's structure, and repairs it. */
+  /**
+   * Checks the image's structure, and repairs what `repair` allows. Reads all from `storage` anew, and leaves it open
+   * and flushed: after a repair the verb calls it once more with `repair` null, to see what is left. What was found is
+   * in the report; it throws an ImageError only where the check could not go on.
+   */
   check?(request: CheckRequest): Promise<CheckReport>;
   /** The keys of `amend -o`, in the order of its help. */
   readonly amendOptions?: OptionSchema;
