@@ -64,9 +64,15 @@ export class Subject {
     return openTarget(filename, { format: this.driver.name, cache: 'unsafe' });
   }
 
-  /** The image, as the named format; null probes. */
+  /** Whether the first bytes tell what an image is, and not before it is complete. */
+  get isTold(): boolean {
+    return this.facts.alwaysRecognised !== true && this.facts.unrecognised?.(this.options) !== true;
+  }
+
+  /** The image, as the named format; null probes, where that can find it. */
   open(filename = this.path(), format: string | null = this.driver.name): Promise<OpenedImage> {
-    return openImage(filename, { drivers: drivers(), format });
+    const known = this.facts.unrecognised?.(this.options) === true ? this.driver.name : format;
+    return openImage(filename, { drivers: drivers(), format: known });
   }
 
   /** What `size` becomes on disk. */
