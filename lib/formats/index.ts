@@ -9,12 +9,13 @@ import { qed } from './qed.ts';
 import { raw } from './raw.ts';
 import { vdi } from './vdi.ts';
 import { vhdx } from './vhdx.ts';
+import { vpc } from './vpc.ts';
 
 /**
  * The formats, in the order of probing. A list that callers may shorten or extend: `registerDriver`
  * adds a user's own without touching the library.
  */
-const registered: Driver[] = [qcow2, qcow, vdi, bochs, cloop, qed, parallels, vhdx, raw];
+const registered: Driver[] = [qcow2, qcow, vdi, bochs, cloop, qed, parallels, vhdx, vpc, raw];
 
 /** All known drivers, in the order of probing. */
 export function drivers(): readonly Driver[] {
