@@ -13,6 +13,10 @@ export interface Recipe {
   driver: Driver;
   options: Readonly<Record<string, string>>;
   title: string;
+  /** Guest bytes. */
+  size: number;
+  /** How far apart the writes are, times the usual: blocks of a MiB need more room to be several. */
+  spread: number;
 }
 
 /** Small clusters, so that a small disk has many tables. */
@@ -22,27 +26,36 @@ const OPTION_SETS: Readonly<Record<string, readonly Readonly<Record<string, stri
     { cluster_size: '512', refcount_bits: '1' },
     { cluster_size: '16384', extended_l2: 'on' },
   ],
+  qed: [{ cluster_size: '4096', table_size: '2' }],
+  parallels: [{ cluster_size: '4096' }],
+  vdi: [{}, { static: 'on' }],
+  vhdx: [{ block_size: '1048576' }, { block_size: '1048576', subformat: 'fixed' }],
+  vmdk: [{}, { zeroed_grain: 'on' }],
+  // Without it, the size is rounded up to what cylinders, heads and sectors can say.
+  vpc: [{ force_size: 'on' }, { force_size: 'on', subformat: 'fixed' }],
 };
+
+const SPREADS: Readonly<Record<string, number>> = { vdi: 16, vhdx: 16, vpc: 32 };
+const SIZE = 300_032;
 
 export function recipes(): Recipe[] {
   const able = drivers().filter(({ create }) => create !== undefined);
   return able.flatMap((driver) =>
     (OPTION_SETS[driver.name] ?? [{}]).map((options) => {
       const pairs = Object.entries(options).map(([key, value]) => `${key}=${value}`);
-      return { driver, options, title: [driver.name, ...pairs].join(' ') };
+      const spread = SPREADS[driver.name] ?? 1;
+      return { driver, options, title: [driver.name, ...pairs].join(' '), size: SIZE * spread, spread };
     }),
   );
 }
 
-export const SIZE = 300_032;
-
 /** Makes an image on the storage; what was opened is closed again where that fails. */
 export function createOn(
   storage: Storage,
-  { driver, options }: Recipe,
+  { driver, options, size }: Recipe,
   cache: CacheMode = 'writeback',
 ): Promise<Target> {
-  return createImage({ filename: storage.name, format: driver.name, size: SIZE, options, storage, cache });
+  return createImage({ filename: storage.name, format: driver.name, size, options, storage, cache });
 }
 
 /** Opens what is in the storage for writing. */
@@ -59,13 +72,14 @@ export async function openOn(storage: Storage, { driver }: Recipe): Promise<Targ
 }
 
 /** The writes that every test makes, and what the disk reads as after them. */
-export async function writeSome(target: Target, model: DiskModel, seed = 1): Promise<void> {
+export async function writeSome(recipe: Recipe, target: Target, model: DiskModel, seed = 1): Promise<void> {
+  const { size, spread } = recipe;
   for (const [offset, length] of [
     [0, 20_000],
-    [50_000, 3000],
-    [51_000, 700],
-    [SIZE - 9000, 9000],
-    [120_000, 60_000],
+    [50_000 * spread, 3000],
+    [50_000 * spread + 1000, 700],
+    [size - 9000, 9000],
+    [120_000 * spread, 60_000],
   ]) {
     const buffer = pattern(length, seed + length);
     await target.write(offset, buffer);
@@ -77,20 +91,35 @@ export async function writeSome(target: Target, model: DiskModel, seed = 1): Pro
   model.write(12_345, pattern(5000, seed));
 }
 
+/** Whether `writeSome` writes there more than once: a failure may leave what stood there in between. */
+export function isWrittenTwice({ spread }: Recipe, at: number): boolean {
+  const again = at - 50_000 * spread;
+  return (at >= 10_000 && at < 40_000) || (again >= 1000 && again < 1700);
+}
+
 /** A complete image in memory, with the disk that it holds. */
 export async function completeImage(recipe: Recipe): Promise<{ bytes: Buffer; model: DiskModel }> {
   const storage = memoryStorage('complete');
-  const model = new DiskModel(SIZE);
+  const model = new DiskModel(recipe.size);
   const target = await createOn(storage, recipe);
-  await writeSome(target, model, 100);
+  await writeSome(recipe, target, model, 100);
   await target.close();
   return { bytes: storage.bytes(), model };
 }
 
-/** Whether the format takes the bytes for an image of its own; raw takes everything, as long as it is whole. */
-export function looksComplete(storage: MemoryStorage, { driver }: Recipe): boolean {
-  if (driver.name === 'raw') return storage.size >= SIZE;
-  return driver.probe(storage.bytes().subarray(0, 4096), storage.name) > 0;
+/**
+ * Whether the format takes the bytes for an image of its own: by their head, or (a footer tells) by opening them; raw
+ * takes everything, as long as it is whole.
+ */
+export async function looksComplete(storage: MemoryStorage, recipe: Recipe): Promise<boolean> {
+  const { driver, size } = recipe;
+  if (driver.name === 'raw') return storage.size >= size;
+  const bytes = storage.bytes();
+  if (driver.probe(bytes.subarray(0, 4096), storage.name) > 0) return true;
+  const again = memoryStorage('again', bytes);
+  const image = await openImage('again', { drivers: drivers(), format: driver.name, storage: again }).catch(() => null);
+  await image?.close();
+  return image !== null;
 }
 
 /** Everything that the image in the storage reads as. */

@@ -42,7 +42,7 @@ async function attemptCreate(recipe: Recipe, plan: FaultPlan): Promise<Attempt> 
     error = reason;
     await target?.abort().catch(() => {});
   }
-  return { error, bytes: memory.bytes(), complete: looksComplete(memory, recipe) };
+  return { error, bytes: memory.bytes(), complete: await looksComplete(memory, recipe) };
 }
 
 /** What the disk reads as when all has gone well. */
