@@ -66,7 +66,7 @@ async function replayLog(storage: Storage): Promise<void> {
     put: (offset, bytes) => storage.write(offset, bytes),
     clear: (offset, length) => storage.zero(offset, length),
   });
-  const { lastFileOffset } = entries[entries.length - 1];
+  const lastFileOffset = entries.at(-1)?.lastFileOffset ?? 0;
   if (!storage.fixedSize && storage.size < lastFileOffset) await storage.truncate(lastFileOffset);
   await storage.flush();
   await headers.update({ logGuid: NO_GUID });

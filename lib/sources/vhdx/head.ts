@@ -76,7 +76,7 @@ async function replayed(file: Storage, header: VhdxHeader): Promise<Storage> {
   const entries = await log.activeSequence();
   const overlay = new SectorOverlay(file);
   await log.replay(entries, overlay);
-  overlay.extend(entries[entries.length - 1].lastFileOffset);
+  overlay.extend(entries.at(-1)?.lastFileOffset ?? 0);
   return overlay;
 }
 

@@ -57,16 +57,19 @@ export class VhdxLog {
   }
 
   /**
-   * Finds the newest complete sequence of entries (section 2.3.3), oldest entry first. `corrupt` where there is none, or the file is
-   * shorter than it was when the sequence was written.
+   * Finds the newest complete sequence of entries (section 2.3.3), oldest entry first. A log without entries, or with nothing but a first
+   * one that was cut off, is what an interrupted writer leaves: as for QEMU, there is nothing to replay. `corrupt` where an entry
+   * says that there were others and none is complete, or where the file is shorter than it was when the sequence was written.
    */
   async activeSequence(): Promise<PlacedEntry[]> {
     const { logLength, logOffset } = this.#header;
     let active: PlacedEntry[] = [];
+    let broken = false;
     for (let tail = 0; tail < logLength; ) {
       const run = await this.#runFrom(tail);
       const last = run.at(-1);
       if (last === undefined) {
+        broken ||= ((await this.#headerAt(tail))?.sequence ?? 0n) > 1n;
         tail += LOG_SECTOR;
         continue;
       }
@@ -74,11 +77,12 @@ export class VhdxLog {
       const first = run.findIndex(({ place }) => place === last.tail);
       const newest = active.at(-1)?.sequence ?? 0n;
       if (first >= 0 && last.sequence > newest) active = run.slice(first);
+      broken ||= first < 0;
       for (const { length } of run) tail += length;
     }
     const head = active.at(-1);
-    ensure(head !== undefined, 'The log has no valid sequence of entries', { offset: logOffset });
-    ensure(head.flushedFileOffset <= this.#storage.size, 'The file is shorter than its log says', {
+    ensure(head !== undefined || !broken, 'The log has no valid sequence of entries', { offset: logOffset });
+    ensure((head?.flushedFileOffset ?? 0) <= this.#storage.size, 'The file is shorter than its log says', {
       offset: this.#storage.size,
     });
     return active;
@@ -111,15 +115,19 @@ export class VhdxLog {
 
   /** The entry there, if a valid one begins there: section 2.3.1, every field and the checksum. */
   async #entryAt(place: number): Promise<PlacedEntry | null> {
-    const first = await this.#sector(place);
-    const header = decodeEntryHeader(first, this.#header.logLength);
-    if (header === null || header.logGuid !== this.#header.logGuid) return null;
+    const header = await this.#headerAt(place);
+    if (header === null) return null;
     const entry = { ...header, place };
     const dataSectors = await this.#countDataSectors(entry);
     if (dataSectors < 0) return null;
     const told = (descriptorSectors(entry.descriptors) + dataSectors) * LOG_SECTOR;
     if (told > entry.length || entry.length - told > MAX_PADDING) return null;
     return (await this.#hasChecksum(entry, dataSectors)) ? entry : null;
+  }
+
+  async #headerAt(place: number): Promise<LogEntryHeader | null> {
+    const header = decodeEntryHeader(await this.#sector(place), this.#header.logLength);
+    return header?.logGuid === this.#header.logGuid ? header : null;
   }
 
   /** How many data sectors the entry's descriptors want; -1 where one of them is none. */
