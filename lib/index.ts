@@ -17,8 +17,11 @@ export {
   type Stage,
 } from './core/streams.ts';
 export { enableTrace, setTraceWriter, type TracePoint, tracePoint } from './core/trace.ts';
+export { type CheckOptions, type CheckResult, check } from './edits/check.ts';
 export { createImage } from './formats/create.ts';
 export type {
+  CheckReport,
+  CheckRequest,
   CreateRequest,
   Driver,
   Measurement,

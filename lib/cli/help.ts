@@ -54,6 +54,11 @@ Command parameters:
   '-p' shows progress
   '-q' prints nothing but errors
 
+Parameters of check:
+  '-r' repairs: 'leaks' what nothing refers to, 'all' also what is wrong
+  the exit code is 0 for a clean image, 1 if the check could not be done, 2 for errors,
+    3 for leaks only, 63 for a format that can't be checked
+
 Parameters of create:
   '-b' names a backing file and '-F' its format
   '-u' does not open the backing file; 'size' must then be given

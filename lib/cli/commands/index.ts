@@ -2,6 +2,7 @@ import type { Command } from '../context.ts';
 
 /** The commands, each loaded on first use, in the order of `--help`. */
 export const COMMANDS: Readonly<Record<string, () => Promise<{ command: Command }>>> = {
+  check: () => import('./check.ts'),
   compare: () => import('./compare.ts'),
   convert: () => import('./convert.ts'),
   create: () => import('./create.ts'),
@@ -16,7 +17,6 @@ export const MISSING_COMMANDS: readonly string[] = [
   'amend',
   'bench',
   'bitmap',
-  'check',
   'commit',
   'rebase',
   'resize',
