@@ -142,6 +142,11 @@ export interface Driver extends SourceDriver {
   amend?(request: AmendRequest): Promise<void>;
   openSnapshots?(request: OpenTargetRequest): Promise<SnapshotEditor>;
   openBitmaps?(request: OpenTargetRequest): Promise<BitmapEditor>;
+  /**
+   * A new image can be made without knowing its size: its Target has `truncate`. Where that is not so, an input of
+   * unknown length is spooled first.
+   */
+  readonly growable?: boolean;
   /** `-B`, `-b`: the format can refer to a backing file. */
   readonly supportsBacking?: boolean;
   /** `-c`: the format has compressed clusters. */

@@ -15,6 +15,7 @@ export const qcow2: Driver = {
   createStream: async (request) => (await import('../sinks/qcow2/stream.ts')).createQcow2Stream(request),
   openTarget: async (request) => (await import('../sinks/qcow2/index.ts')).openQcow2Target(request),
   measure: async (request) => (await import('../sinks/qcow2/index.ts')).measureQcow2(request),
+  growable: true,
   supportsBacking: true,
   supportsCompression: true,
   supportsBitmaps: true,

@@ -11,5 +11,6 @@ export const qed: Driver = {
   formattingOrder: qedFormattingOrder,
   create: async (request) => (await import('../sinks/qed/index.ts')).createQed(request),
   openTarget: async (request) => (await import('../sinks/qed/index.ts')).openQedTarget(request),
+  growable: true,
   supportsBacking: true,
 };

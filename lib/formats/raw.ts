@@ -25,6 +25,7 @@ export const raw: Driver = {
     const whole = alignUp(size, SECTOR);
     return { required: whole, fullyAllocated: whole };
   },
+  growable: true,
 };
 
 async function streamRawOf({ storage, size, options }: Pick<StreamRequest, 'storage' | 'size' | 'options'>) {

@@ -11,4 +11,5 @@ export const vhdx: Driver = {
   formattingOrder: vhdxFormattingOrder,
   create: async (request) => (await import('../sinks/vhdx/index.ts')).createVhdx(request),
   openTarget: async (request) => (await import('../sinks/vhdx/index.ts')).openVhdxTarget(request),
+  growable: true,
 };

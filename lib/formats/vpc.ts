@@ -14,4 +14,5 @@ export const vpc: Driver = {
   create: async (request) => (await import('../sinks/vpc/index.ts')).createVpc(request),
   createStream: async (request) => (await import('../sinks/vpc/stream.ts')).createVpcStream(request),
   openTarget: async (request) => (await import('../sinks/vpc/index.ts')).openVpcTarget(request),
+  growable: true,
 };

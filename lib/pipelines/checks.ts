@@ -31,3 +31,9 @@ export function creationFailure(error: unknown, filename: string, what: string):
   const text = `${filename}: ${what}: ${message}`;
   return new ImageError(kind, text, { file: filename, format, operation: 'create', offset, code, cause: error });
 }
+
+/** Whether an output of the format finds out by itself how large it becomes; what can't be made at all is refused later. */
+export function canGrow(name: string, drivers: readonly Driver[] | undefined): boolean {
+  const driver = (drivers ?? allDrivers()).find((each) => each.name === name);
+  return driver?.create === undefined || driver.growable === true;
+}

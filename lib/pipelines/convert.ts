@@ -7,7 +7,7 @@ import type { SnapshotSelector } from '../sources/source.ts';
 import type { CacheMode } from '../storage/storage.ts';
 import { sizeOfBacking } from './backing.ts';
 import { refuseBitmaps } from './bitmaps.ts';
-import { checkedDriver, creationFailure } from './checks.ts';
+import { canGrow, checkedDriver, creationFailure } from './checks.ts';
 import { backingFormat, backingName, checkOptions, checkOutputFormat } from './convert-checks.ts';
 import { type CopyInput, copy, planOf } from './copy.ts';
 import { type ForwardInput, isForward, openInput } from './input.ts';
@@ -92,7 +92,9 @@ function openConvertInput(reference: ImageReference, options: ConvertOptions): P
   const common = { drivers, implicit, forceShare, signal, cache, snapshot, outputFilename: output.filename };
   // Pipes are joined, overlaid and asked for bitmaps only as files.
   const forward = inputs.length === 1 && backingName(options) === undefined && !options.bitmaps;
-  return forward ? openInput(reference, { ...common, forward }) : openInput(reference, common);
+  // An output that exists has its size.
+  const sized = options.create !== false && !canGrow(outputFormat(options) ?? 'raw', drivers);
+  return forward ? openInput(reference, { ...common, forward, sized }) : openInput(reference, common);
 }
 
 async function convertImages(images: Input[], options: ConvertOptions): Promise<ConvertResult> {

@@ -2,7 +2,7 @@ import type { ExtentBatch } from '../core/extent.ts';
 import { throwIfAborted } from '../core/streams.ts';
 import type { Target } from '../sinks/target.ts';
 import { shifter } from '../transforms/shift.ts';
-import { checkedDriver, creatingDriver, creationFailure, positiveInteger } from './checks.ts';
+import { canGrow, checkedDriver, creatingDriver, creationFailure, positiveInteger } from './checks.ts';
 import { type CopyInput, copy, planOf } from './copy.ts';
 import { isForward, openInput } from './input.ts';
 import { clip, concatenate, paddedSize, windowOf } from './mapped.ts';
@@ -45,7 +45,9 @@ const SPARSE_SIZE = 4096;
 export async function dd(options: DdOptions): Promise<DdResult> {
   const range = rangeOf(options);
   const { signal } = options;
-  const image = await openInput(options.input, { ...options, forward: true, outputFilename: options.output.filename });
+  const sized = !canGrow(options.outputFormat ?? 'raw', options.drivers);
+  const outputFilename = options.output.filename;
+  const image = await openInput(options.input, { ...options, forward: true, sized, outputFilename });
   try {
     throwIfAborted(signal);
     const known = isForward(image) ? image.forward.size : paddedSize(image.chain.size);

@@ -28,6 +28,8 @@ export interface OpenInputOptions extends Pick<VerbOptions, 'drivers' | 'implici
    * temporary file, and the result is always an OpenedImage.
    */
   forward?: boolean;
+  /** The size must be known: an input that comes without telling it is spooled. */
+  sized?: boolean;
   /** The output's filename (or `-`): a pipe that must be spooled is spooled beside it. */
   outputFilename?: string | null;
 }
@@ -176,13 +178,14 @@ async function driverOf(node: NodeSpec, input: PipeInput, drivers: readonly Driv
 }
 
 async function openForward(node: NodeSpec, driver: Driver, input: PipeInput, request: StandardInputRequest) {
-  const { forward, snapshot, implicit, cache = 'writeback' } = request;
+  const { forward, snapshot, implicit, sized, cache = 'writeback' } = request;
   // A description with more than driver and file wants more than a pipe can give.
   const plain = Object.keys(node.options).length === 0 && (node.backing ?? null) === null;
   if (!forward || snapshot !== undefined || !plain || driver.openForward === undefined) return null;
   try {
     const gate = createGate({ implicit, cache });
-    return await driver.openForward({ storage: input, options: {}, writable: false, cache, gate });
+    const opened = await driver.openForward({ storage: input, options: {}, writable: false, cache, gate });
+    return sized && opened.size === null && input.position === 0 ? null : opened;
   } catch (error) {
     if (error instanceof ForwardImpossible) return null;
     throw error;
