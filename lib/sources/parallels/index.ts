@@ -68,6 +68,7 @@ export function parallelsSource({ storage, header, tables, writable }: Parallels
     tables,
     writable,
     shortLastBlock: true,
-    describe: () => ({}),
+    // QEMU's driver has no information of its own, not even whether the image is dirty.
+    describe: () => ({ dirty: null }),
   });
 }

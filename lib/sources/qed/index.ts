@@ -54,5 +54,5 @@ export function qedSource({ storage, header, backing, tables, writable }: QedSou
 
 /** What `info` shows. QEMU calls no QED image dirty, whether its need-check bit is set or not. */
 function describeQed(header: QedHeader): LayerInfo {
-  return { clusterSize: header.clusterSize, dirty: false };
+  return { clusterSize: header.clusterSize };
 }
