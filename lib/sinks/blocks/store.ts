@@ -42,7 +42,7 @@ export interface BlockStore {
   /** A new image: nothing recognisable is in the file before `complete`, and no order has to be kept until then. */
   readonly fresh: boolean;
   /** The chain below, opened; null where there is none, or it was not opened. */
-  readonly backing: Source | null;
+  readonly backing: Pick<Source, 'size' | 'read'> | null;
   /** What is unallocated comes from a backing file. */
   readonly hasBacking: boolean;
   /** Entries can say `Block.zero`. */
