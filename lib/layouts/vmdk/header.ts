@@ -174,7 +174,7 @@ export interface NewSparseExtent {
 }
 
 /** The header of a new extent, laid out as QEMU does: descriptor, both directories each with its tables, grains. */
-export function newSparseHeader({ size, zeroGrains }: NewSparseExtent): SparseHeader {
+export function newSparseHeader({ size, zeroGrains }: NewSparseExtent): SparseHeader & { directory: number } {
   const capacity = size / SECTOR;
   const shape = { capacity, grainSectors: GRAIN_SECTORS, tableEntries: TABLE_ENTRIES };
   const tables = tablesFor(shape);

@@ -180,15 +180,15 @@ async function openExtent(storage: Storage | null, line: ExtentLine | null): Pro
   };
 }
 
-/** The header that counts: the footer's copy where the first one refers to it. */
-export async function readSparseHeader(
-  storage: Storage,
-  first?: Buffer,
-): Promise<SparseHeader & { directory: number }> {
+/** The header that counts, and whether that is the footer's copy. */
+export type FoundHeader = SparseHeader & { directory: number; inFooter: boolean };
+
+/** Reads the header, or the footer where the header refers to it. */
+export async function readSparseHeader(storage: Storage, first?: Buffer): Promise<FoundHeader> {
   const head = decodeSparseHeader(first ?? (await readSector(storage, 0)));
   const atLeast = head.overhead * SECTOR;
   ensure(storage.size >= atLeast, `File truncated, expecting at least ${atLeast} bytes`);
   const header = head.directory === null ? await readFooter(storage) : head;
   ensure(header.directory !== null, 'The footer does not tell where the grain directory is');
-  return { ...header, directory: header.directory };
+  return { ...header, directory: header.directory, inFooter: head.directory === null };
 }
