@@ -2,7 +2,14 @@ import { orderedEntries } from '../core/key-order.ts';
 import type { NodeSpec } from '../sources/filename.ts';
 
 /** Runtime options that change what a node's bytes are: without them its file's name says all. */
-const TELLING_OPTIONS: ReadonlySet<string> = new Set(['offset', 'size', 'encrypt', 'data-file', 'backing']);
+const TELLING_OPTIONS: ReadonlySet<string> = new Set([
+  'offset',
+  'size',
+  'encrypt',
+  'data-file',
+  'backing',
+  'force_size_calc',
+]);
 
 /**
  * The name that `info` shows for a node: the plain filename where that would open the same bytes, else a `json:`
