@@ -70,7 +70,7 @@ export interface VhdFooter {
   dataOffset: number;
   /** Four bytes, as Latin-1. */
   creator: string;
-  /** As the field has it; loses precision above 2^53, which is more than any disk has. */
+  /** As the field has it; see `readWide`. */
   currentSize: number;
   geometry: DiskGeometry;
   /** One of `DiskType`, or something else. */
@@ -153,8 +153,8 @@ export function checksum(bytes: Buffer, at: number): number {
   return ~sum >>> 0;
 }
 
-/** 64 bits that may hold anything: infinite from 2^53 on, where nothing can be. */
+/** 64 bits that may hold anything: inexact from 2^53 on, where no file reaches, and infinite from 2^63 on, as QEMU tells it apart. */
 export function readWide(bytes: Buffer, at: number): number {
-  const value = bytes.readUInt32BE(at) * 0x1_0000_0000 + bytes.readUInt32BE(at + 4);
-  return value > Number.MAX_SAFE_INTEGER ? Number.POSITIVE_INFINITY : value;
+  const high = bytes.readUInt32BE(at);
+  return high >= 0x8000_0000 ? Number.POSITIVE_INFINITY : high * 0x1_0000_0000 + bytes.readUInt32BE(at + 4);
 }
