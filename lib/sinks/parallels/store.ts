@@ -125,7 +125,7 @@ export class ParallelsStore implements BlockStore {
   async begin(): Promise<void> {
     this.#header.inUse = InUse.yes;
     this.#header.extensionSector = 0;
-    this.#header.flags &= ~Flag.empty;
+    this.#header.flags = (this.#header.flags & ~Flag.empty) >>> 0;
     await this.#writeHeader();
   }
 
