@@ -31,16 +31,19 @@ interface IndexSums {
   uncompressed: number;
 }
 
-/** Unpacks xz streams one after the other, with padding between them; all checksums are verified. */
-export async function* unxz(reader: ChunkReader): ChunkStream {
+/**
+ * Unpacks xz streams one after the other, with padding between them; all checksums are verified.
+ * @param most bytes that come out in all, if that is known: no dictionary is longer then, whatever the stream asks for
+ */
+export async function* unxz(reader: ChunkReader, most = Number.POSITIVE_INFINITY): ChunkStream {
   while (await reader.ensure(1)) {
-    yield* unpackStream(reader);
+    yield* unpackStream(reader, most);
     // Stream padding: four zeros at a time.
     while ((await reader.ensure(4)) && reader.view.readUInt32LE(0) === 0) reader.take(4);
   }
 }
 
-async function* unpackStream(reader: ChunkReader): ChunkStream {
+async function* unpackStream(reader: ChunkReader, most: number): ChunkStream {
   const header = await take(reader, STREAM_HEADER_BYTES);
   // Bytes that are taken stay for a moment only; these are compared with the footer's.
   const flags = Buffer.from(header.subarray(6, 8));
@@ -50,18 +53,18 @@ async function* unpackStream(reader: ChunkReader): ChunkStream {
   for (;;) {
     if (!(await reader.ensure(1))) throw cutOff('xz', reader);
     if (reader.view[0] === 0) break;
-    yield* unpackBlock(reader, flags[1], sums);
+    yield* unpackBlock(reader, flags[1], sums, most);
   }
   await readEnd(reader, flags, sums);
 }
 
-async function* unpackBlock(reader: ChunkReader, checkType: number, sums: IndexSums): ChunkStream {
+async function* unpackBlock(reader: ChunkReader, checkType: number, sums: IndexSums, most: number): ChunkStream {
   const start = reader.position;
   const { dictionarySize, compressedSize, uncompressedSize } = await readBlockHeader(reader);
   const check = makeCheck(checkType);
   const packedFrom = reader.position;
   let total = 0;
-  const decoder = new LzmaDecoder(dictionarySize);
+  const decoder = new LzmaDecoder(Math.min(dictionarySize, most));
   for await (const chunk of decoder.decode(reader)) {
     check?.update(chunk);
     total += chunk.length;
