@@ -1,6 +1,7 @@
 import { ImageError } from '../core/errors.ts';
 import { bochs } from './bochs.ts';
 import { cloop } from './cloop.ts';
+import { dmg } from './dmg.ts';
 import type { Driver } from './driver.ts';
 import { parallels } from './parallels.ts';
 import { qcow } from './qcow.ts';
@@ -9,13 +10,14 @@ import { qed } from './qed.ts';
 import { raw } from './raw.ts';
 import { vdi } from './vdi.ts';
 import { vhdx } from './vhdx.ts';
+import { vmdk } from './vmdk.ts';
 import { vpc } from './vpc.ts';
 
 /**
  * The formats, in the order of probing. A list that callers may shorten or extend: `registerDriver`
  * adds a user's own without touching the library.
  */
-const registered: Driver[] = [qcow2, qcow, vdi, bochs, cloop, qed, parallels, vhdx, vpc, raw];
+const registered: Driver[] = [qcow2, qcow, vdi, bochs, cloop, dmg, qed, parallels, vhdx, vmdk, vpc, raw];
 
 /** All known drivers, in the order of probing. */
 export function drivers(): readonly Driver[] {
