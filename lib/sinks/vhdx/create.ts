@@ -15,7 +15,7 @@ import type { Storage } from '../../storage/storage.ts';
 import { BlockTarget } from '../blocks/target.ts';
 import { startNewFile } from '../new-file.ts';
 import { checkSettings, type VhdxSettings } from './options.ts';
-import { VhdxStore } from './store.ts';
+import { SPARSE_UNIT, VhdxStore } from './store.ts';
 import { writeNewBat } from './structures.ts';
 
 const traceCreate = tracePoint('vhdx_create');
@@ -52,7 +52,8 @@ export async function createVhdx({ storage, size, options }: VhdxCreateRequest):
   if (storage.fixedSize) await storage.zero(0, settings.fixed ? end : firstBlock);
   else await storage.truncate(end);
   await writeNewBat(storage, head, { host: settings.fixed ? firstBlock : null, zero: settings.blockStateZero });
-  return new BlockTarget(new VhdxStore({ head, fresh: true, end, blockStateZero: settings.blockStateZero }));
+  const store = new VhdxStore({ head, fresh: true, end, blockStateZero: settings.blockStateZero });
+  return new BlockTarget(store, { sparseUnit: SPARSE_UNIT });
 }
 
 /** Log, BAT and metadata behind each other, as QEMU lays them out. */

@@ -11,7 +11,7 @@ import { VhdxTables } from '../../sources/vhdx/tables.ts';
 import type { Storage } from '../../storage/storage.ts';
 import { BlockTarget } from '../blocks/target.ts';
 import { VhdxHeaders } from './headers.ts';
-import { VhdxStore } from './store.ts';
+import { SPARSE_UNIT, VhdxStore } from './store.ts';
 
 const FORMAT = 'vhdx';
 
@@ -42,7 +42,8 @@ async function open({ storage, options }: SourceRequest): Promise<BlockTarget> {
   if (isDirty) await replayLog(storage);
   const head = isDirty ? await readHead(storage) : found;
   const end = await endOfBlocks(head, storage);
-  return new BlockTarget(new VhdxStore({ head, fresh: false, end, blockStateZero: true }));
+  const store = new VhdxStore({ head, fresh: false, end, blockStateZero: true });
+  return new BlockTarget(store, { sparseUnit: SPARSE_UNIT });
 }
 
 function refuse({ parameters, header }: VhdxHead, storage: Storage): void {

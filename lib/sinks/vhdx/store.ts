@@ -21,6 +21,9 @@ import { completeNew } from './structures.ts';
 
 const FORMAT = 'vhdx';
 
+/** Blocks are of megabytes: what is zeros in one is left out, and stays a hole of the file. A page of a file system's. */
+export const SPARSE_UNIT = 4096;
+
 export interface VhdxStoreOptions {
   /** What is known of the file; `parameters` and `geometry` follow the disk's size. */
   head: VhdxHead;
