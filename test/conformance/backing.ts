@@ -1,5 +1,6 @@
 import { writeFile } from 'node:fs/promises';
 import test from 'ava';
+import { createImage } from '../../lib/formats/create.ts';
 import { DiskModel, pattern, Random } from '../support/model.ts';
 import { checkReads } from './checks.ts';
 import { assertProperty } from './property.ts';
@@ -14,15 +15,28 @@ const SHAPES = [
   { title: 'longer than the disk', backing: 400_384, size: 150_016 },
 ];
 
-/** Copy-on-write over a raw backing file. */
+/** Makes the lowest layer; returns what a new image is told of it. */
+async function makeBase(here: Subject, bytes: Buffer): Promise<{ filename: string; format: string }> {
+  const { backingFormat: format = 'raw' } = here.facts;
+  const filename = here.path('base');
+  if (format === 'raw') {
+    await writeFile(filename, bytes);
+  } else {
+    const target = await createImage({ filename, format, size: bytes.length, cache: 'unsafe' });
+    await target.write(0, bytes);
+    await target.close();
+  }
+  return { filename, format };
+}
+
+/** Copy-on-write over a raw backing file, or one of the only format that will do. */
 export function backingTests(subject: Subject): void {
   for (const { title, backing, size } of SHAPES) {
     test(`${subject.title}: any history over a backing file ${title} equals the model`, async (t) => {
       const check = (history: Step[]) =>
         subject.within(async (here) => {
           const below = pattern(backing, 40);
-          await writeFile(here.path('base'), below);
-          const target = await here.create({ size, backing: { filename: here.path('base'), format: 'raw' } });
+          const target = await here.create({ size, backing: await makeBase(here, below) });
           const seen = Buffer.alloc(size);
           below.copy(seen);
           await History.live(here, target, new DiskModel(size, seen), history);
@@ -33,15 +47,15 @@ export function backingTests(subject: Subject): void {
 
   test(`${subject.title}: without a size, the disk is as long as its backing file, and the file is named`, async (t) => {
     await subject.within(async (here) => {
-      await writeFile(here.path('base'), pattern(99_840, 41));
-      const target = await here.create({ size: null, backing: { filename: here.path('base'), format: 'raw' } });
+      const base = await makeBase(here, pattern(99_840, 41));
+      const target = await here.create({ size: null, backing: base });
       t.is(target.size, 99_840);
       t.false(target.readsAsZero);
       await target.close();
       const image = await here.open(here.path(), null);
-      const format = here.facts.forgetsBackingFormat ? null : 'raw';
+      const format = here.facts.forgetsBackingFormat ? null : base.format;
       t.deepEqual(image.source.backing, { filename: here.path('base'), format });
-      t.is(image.backing?.driver.name, 'raw');
+      t.is(image.backing?.driver.name, base.format);
       const model = new DiskModel(99_840, pattern(99_840, 41));
       await t.notThrowsAsync(checkReads(image.chain, model, new Random(3)).finally(() => image.close()));
     });
@@ -49,9 +63,8 @@ export function backingTests(subject: Subject): void {
 
   test(`${subject.title}: a chain of three shows the topmost layer that holds a byte`, async (t) => {
     await subject.within(async (here) => {
-      await writeFile(here.path('base'), pattern(262_144, 42));
       const model = new DiskModel(262_144, pattern(262_144, 42));
-      let below = { filename: here.path('base'), format: 'raw' };
+      let below = await makeBase(here, pattern(262_144, 42));
       for (const layer of [1, 2, 3]) {
         const filename = here.path(`layer-${layer}`);
         const target = await here.create({ size: null, backing: below, filename });

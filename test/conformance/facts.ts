@@ -24,6 +24,8 @@ export interface FormatFacts {
   forgetsBackingFormat?: boolean;
   /** Images made with these options can't have a backing file. */
   standsAlone?: (options: Readonly<Record<string, string>>) => boolean;
+  /** The one format that backing files may have; default: any, and the tests take raw. */
+  backingFormat?: string;
   /** Images for a format without `create`: made in `directory` by whoever can. */
   fixtures?: (directory: string) => Promise<readonly Fixture[]>;
 }
@@ -103,6 +105,22 @@ const FACTS: Readonly<Record<string, FormatFacts>> = {
       { subformat: 'fixed' },
     ],
     sizeUnit: 512,
+  },
+  vmdk: {
+    optionSets: [
+      {},
+      { zeroed_grain: 'on', adapter_type: 'lsilogic', hwversion: '13' },
+      { subformat: 'monolithicFlat', compat6: 'on' },
+      { subformat: 'twoGbMaxExtentSparse', toolsversion: '1' },
+      { subformat: 'twoGbMaxExtentFlat' },
+      { subformat: 'streamOptimized' },
+      { subformat: 'streamOptimized', zeroed_grain: 'on' },
+    ],
+    sizeUnit: 512,
+    standsAlone: ({ subformat = '' }) => subformat.endsWith('Flat'),
+    backingFormat: 'vmdk',
+    // Extents of 2 GiB: a file each.
+    longest: ({ subformat = '' }) => (subformat.startsWith('twoGb') ? 2 ** 35 : 2 ** 42),
   },
 };
 
