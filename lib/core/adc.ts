@@ -13,7 +13,7 @@ const LONG = 0x40;
 /** The most that a byte can stand for: 67 bytes in three. */
 const MAX_RATIO = 23;
 
-/** Decodes `packed`, which must give exactly `size` bytes; anything else is a `corrupt` ImageError. */
+/** Decodes `size` bytes; what follows them in `packed` is ignored. A `corrupt` ImageError where that can't be done. */
 export function decodeAdc(packed: Buffer, size: number): Buffer {
   if (size > packed.length * MAX_RATIO) throw broken();
   const out = Buffer.allocUnsafeSlow(size);

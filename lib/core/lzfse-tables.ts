@@ -77,6 +77,8 @@ export function makeFseTable(frequencies: Uint16Array, { states, symbols, extra,
   return table;
 }
 
+const PADDING = 4;
+
 /** In `FseTable.bits`: no symbol has this state. */
 export const NO_STATE = 255;
 
@@ -90,7 +92,9 @@ export class BackwardBits {
 
   /** @param spare bits at the end of the last byte that don't belong to the stream: 0 to 7 */
   constructor(bytes: Buffer, spare: number) {
-    this.#bytes = bytes;
+    // With zeros behind it, so that four bytes can be read anywhere: reads past the end of memory are slow.
+    this.#bytes = Buffer.alloc(bytes.length + PADDING);
+    bytes.copy(this.#bytes);
     this.#position = bytes.length * 8 - spare;
   }
 
@@ -111,7 +115,6 @@ export class BackwardBits {
     if (position < 0) return 0;
     const at = position >> 3;
     const bytes = this.#bytes;
-    // Bytes past the end are undefined, and count as zeros here.
     const word = bytes[at] | (bytes[at + 1] << 8) | (bytes[at + 2] << 16) | (bytes[at + 3] << 24);
     return (word >>> (position & 7)) & ((1 << count) - 1);
   }

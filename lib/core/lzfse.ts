@@ -138,14 +138,19 @@ function decodeCoded(header: BlockHeader, payload: Buffer, out: Buffer, start: n
 function decodeLiterals(header: BlockHeader, payload: Buffer): Buffer | null {
   const table = makeFseTable(header.frequencies.literals, LITERALS);
   if (table === null || header.literals % 4 !== 0) return null;
-  const coders = header.literalStates.map((state) => new Coder(table, state));
+  const { bits: counts, next, value } = table;
   const bits = new BackwardBits(payload, header.literalSpareBits);
+  const states = Uint16Array.from(header.literalStates);
   const literals = Buffer.allocUnsafe(header.literals);
-  for (let at = 0; at < literals.length; at += 4) {
-    for (let turn = 0; turn < 4; turn += 1) literals[at + turn] = coders[turn].pull(bits);
-    if (bits.overrun) return null;
+  for (let at = 0; at < literals.length; at += 1) {
+    const state = states[at & 3];
+    // A literal has no bits of its own: all that are read make the next state.
+    const count = counts[state];
+    if (count === NO_STATE) return null;
+    literals[at] = value[state];
+    states[at & 3] = next[state] + bits.pull(count);
   }
-  return literals;
+  return bits.overrun ? null : literals;
 }
 
 function startOf(frequencies: Uint16Array, alphabet: Alphabet, state: number): Coder | null {
