@@ -29,7 +29,7 @@ export function geometrySectors({ cylinders, heads, sectorsPerTrack }: DiskGeome
  */
 export function geometryOf(sectors: number): DiskGeometry {
   const total = Math.min(sectors, MAX_CHS_SECTORS);
-  if (total > MAX_CYLINDERS * MAX_HEADS * 63) return withTrack(total, MAX_SECTORS_PER_TRACK, MAX_HEADS);
+  if (total >= MAX_CYLINDERS * MAX_HEADS * 63) return withTrack(total, MAX_SECTORS_PER_TRACK, MAX_HEADS);
   const tracks = Math.floor(total / 17);
   const heads = Math.max(4, Math.floor((tracks + 1023) / 1024));
   if (heads <= MAX_HEADS && tracks < heads * 1024) return withTrack(total, 17, heads);
