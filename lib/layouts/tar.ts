@@ -24,6 +24,13 @@ export interface TarHeader {
   /** Bytes that follow, without the padding to whole blocks. */
   size: number;
   type: string;
+  /** GNU's old way with sparse files: blocks with more of the map follow, before the bytes. */
+  extended: boolean;
+}
+
+/** Of a block with more of a sparse file's map: whether one more follows. */
+export function continuesSparseMap(block: Buffer): boolean {
+  return block[504] !== 0;
 }
 
 const MAGIC_AT = 257;
@@ -42,7 +49,8 @@ export function decodeTarHeader(block: Buffer): TarHeader | null {
   ensure(isTarHeader(block), 'A header of the archive is damaged');
   const type = String.fromCharCode(block[156]);
   const size = decodeNumber(block.subarray(124, 136), 'size of a member');
-  return { name: nameOf(block), size: WITHOUT_BYTES.has(type) ? 0 : size, type };
+  const extended = type === TarType.gnuSparse && block[482] !== 0;
+  return { name: nameOf(block), size: WITHOUT_BYTES.has(type) ? 0 : size, type, extended };
 }
 
 /** The checksum is the sum of all bytes, its own field taken as blanks. */

@@ -78,7 +78,10 @@ async function chooseDisk({ storage, member }: Place, drivers: readonly SourceDr
     descriptor === undefined
       ? await recognised(storage, members, drivers)
       : disksOf(await readDescriptor(storage, descriptor), members, storage.name);
-  return disks.length === 0 && descriptor === undefined ? null : onlyOne(disks, storage.name);
+  if (disks.length > 0 || descriptor !== undefined) return onlyOne(disks, storage.name);
+  // One of these may be an image: nobody shall take the archive for a raw disk unawares.
+  const sparse = members.find((each) => each.sparse);
+  return sparse === undefined ? null : plain(sparse, storage.name);
 }
 
 /** The files of the archive; null where it is damaged and nothing but its head says that it is one. */

@@ -1,7 +1,14 @@
 import { alignUp } from '../core/binary.ts';
 import { ensure, ImageError } from '../core/errors.ts';
 import type { ByteReader } from '../core/extent.ts';
-import { decodePaxRecords, decodeTarHeader, TAR_BLOCK, type TarHeader, TarType } from '../layouts/tar.ts';
+import {
+  continuesSparseMap,
+  decodePaxRecords,
+  decodeTarHeader,
+  TAR_BLOCK,
+  type TarHeader,
+  TarType,
+} from '../layouts/tar.ts';
 
 /** A file in an archive. */
 export interface TarMember {
@@ -38,7 +45,7 @@ export async function* tarMembers(reader: ByteReader, end: number): AsyncGenerat
     ensure(count < MAX_MEMBERS, `The archive has more than ${MAX_MEMBERS} members`, { file: reader.name });
     const header = await readHeader(reader, at);
     if (header === null) return;
-    const offset = at + TAR_BLOCK;
+    const offset = await endOfHeader(reader, header, at);
     // A pax header's size goes before the one of the header itself, which ends at 8 GiB.
     const size = isExtension(header) ? header.size : (said.size ?? header.size);
     ensure(offset + size <= end, 'The archive ends within a member', { file: reader.name, offset: at });
@@ -50,6 +57,17 @@ export async function* tarMembers(reader: ByteReader, end: number): AsyncGenerat
     if (isFile(header)) yield memberOf({ ...header, size }, offset, said);
     said = { sparse: false };
   }
+}
+
+async function endOfHeader(reader: ByteReader, { extended }: TarHeader, start: number): Promise<number> {
+  const block = Buffer.alloc(TAR_BLOCK);
+  let at = start + TAR_BLOCK;
+  for (let more = extended, count = 0; more; at += TAR_BLOCK, count += 1) {
+    ensure(count < MAX_MEMBERS, 'A file in the archive has too many holes', { file: reader.name, offset: start });
+    await reader.read(at, block);
+    more = continuesSparseMap(block);
+  }
+  return at;
 }
 
 async function readHeader(reader: ByteReader, offset: number): Promise<TarHeader | null> {
@@ -84,7 +102,8 @@ async function readExtension(reader: ByteReader, { type, size }: TarHeader, offs
   ensure(length === undefined || /^\d{1,15}$/.test(length), 'A pax header of the archive is damaged', { offset });
   const keys = [...records.keys()];
   return {
-    name: records.get('path') ?? said.name,
+    // What tar calls a sparse file elsewhere is not its name.
+    name: records.get('GNU.sparse.name') ?? records.get('path') ?? said.name,
     size: length === undefined ? said.size : Number(length),
     sparse: said.sparse || keys.some((key) => key.startsWith('GNU.sparse.')),
   };
