@@ -1,7 +1,6 @@
 import { ImageError } from '../../core/errors.ts';
 import { tracePoint } from '../../core/trace.ts';
 import { hasCookie } from '../../layouts/vpc/index.ts';
-import { inContext } from '../context.ts';
 import { ForwardImpossible, forwardInput } from '../forward.ts';
 import type { ForwardSource, SourceRequest } from '../source.ts';
 import { DynamicForward } from './forward-dynamic.ts';
@@ -26,8 +25,7 @@ export async function openVpcForward({ storage }: SourceRequest): Promise<Forwar
     return new DynamicForward(input, plan);
   } catch (error) {
     // Damage too: the image is then opened from a file, which says the rest.
-    const known = inContext(error, input.name, 'vpc');
-    if (known instanceof ImageError && known.kind === 'corrupt') throw new ForwardImpossible(known.message);
-    throw known;
+    if (error instanceof ImageError && error.kind === 'corrupt') throw new ForwardImpossible(error.message);
+    throw error;
   }
 }
