@@ -121,6 +121,8 @@ function expandAbbreviations<V extends object>(table: OptionTable<V>, args: read
 }
 
 const LETTER_KEY = 'letter ';
+/** Stands for a word that looks like an option and is none; nobody can type it. */
+const MEMBER = '\0member';
 
 function tokenize<V extends object>(table: OptionTable<V>, args: string[]): Token[] {
   const options: Record<string, { type: 'string' | 'boolean'; short?: string }> = Object.create(null);
@@ -130,7 +132,12 @@ function tokenize<V extends object>(table: OptionTable<V>, args: string[]): Toke
     if (long !== undefined) options[long] = { type };
     if (short !== undefined) options[LETTER_KEY + short] = { type, short };
   }
-  return parseArgs({ args, options, strict: false, allowPositionals: true, tokens: true }).tokens as Token[];
+  // `-#disk2.vmdk` is a member of the archive on standard input: no option is called `#`.
+  const words = args.map((word) => (word.startsWith('-#') ? MEMBER : word));
+  const parsed = parseArgs({ args: words, options, strict: false, allowPositionals: true, tokens: true });
+  return (parsed.tokens as Token[]).map((token) =>
+    token.value === MEMBER && token.kind === 'option' ? { ...token, value: args[token.index + 1] } : token,
+  );
 }
 
 function isLong(token: Token): boolean {

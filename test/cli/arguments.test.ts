@@ -70,6 +70,12 @@ test('-- ends the options, and - is an operand', (t) => {
   t.false(parse('--', '-c').compress);
 });
 
+test('-# begins the name of a member of standard input, not an option', (t) => {
+  t.deepEqual(parse('-c', '-#disk.vmdk', 'out').operands, ['-#disk.vmdk', 'out']);
+  t.deepEqual(parse('-o', '-#x', '-O', 'raw').options, ['-#x']);
+  t.is(parse('-o', '-#x', '-O', 'raw').format, 'raw');
+});
+
 test('an option that repeats is applied each time, in order', (t) => {
   t.deepEqual(parse('-o', 'a', '-ob').options, ['a', 'b']);
   t.is(parse('-O', 'a', '--format', 'b').format, 'b');
