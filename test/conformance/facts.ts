@@ -1,5 +1,5 @@
 import type { Driver } from '../../lib/formats/driver.ts';
-import { bochsFixtures, cloopFixtures } from './made.ts';
+import { bochsFixtures, cloopFixtures, dmgFixtures } from './made.ts';
 
 /**
  * What the conformance suite must be told about a format: all else it reads off the driver's card. A format
@@ -41,6 +41,7 @@ const DEFAULTS: FormatFacts = { optionSets: [{}], sizeUnit: 512 };
 const FACTS: Readonly<Record<string, FormatFacts>> = {
   bochs: { ...DEFAULTS, fixtures: bochsFixtures },
   cloop: { ...DEFAULTS, fixtures: cloopFixtures },
+  dmg: { ...DEFAULTS, fixtures: dmgFixtures },
   raw: {
     optionSets: [{}, { preallocation: 'falloc' }, { preallocation: 'full' }],
     sizeUnit: 512,

@@ -2,6 +2,7 @@ import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { makeBochs } from '../support/bochs-images.ts';
 import { makeCloop } from '../support/cloop-images.ts';
+import { makeDmg } from '../support/dmg-images.ts';
 import { sparseDisk } from '../support/sparse-disk.ts';
 import type { Fixture } from './facts.ts';
 
@@ -31,5 +32,13 @@ export function cloopFixtures(directory: string): Promise<Fixture[]> {
   return written(directory, 'cloop', [
     [makeCloop(disk), disk],
     [makeCloop(disk, 512), disk],
+  ]);
+}
+
+export function dmgFixtures(directory: string): Promise<Fixture[]> {
+  const disk = sparseDisk(2001 * 512, 13);
+  return written(directory, 'dmg', [
+    [makeDmg(disk, { chunks: ['zlib', 'raw', 'adc', 'lzfse'], chunkSectors: 100 }), disk],
+    [makeDmg(disk, { partitions: 3, tables: 'resources', lead: 33, padded: true }), disk],
   ]);
 }

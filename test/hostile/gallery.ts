@@ -2,6 +2,7 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { makeBochs } from '../support/bochs-images.ts';
 import { makeCloop } from '../support/cloop-images.ts';
+import { makeDmg } from '../support/dmg-images.ts';
 import { mixedDisk } from '../support/images.ts';
 import { pattern } from '../support/model.ts';
 import { sparseDisk } from '../support/sparse-disk.ts';
@@ -52,10 +53,13 @@ const QEMU_RECIPES: Readonly<Record<string, QemuRecipe>> = {
   'split.vmdk': { size: MIB, options: 'subformat=twoGbMaxExtentSparse' },
 };
 
-/** Images that no tool is needed for. */
+/** Images that generators of the tests make; chunks of bzip2 and xz come from these tools. */
 const OWN_RECIPES: Readonly<Record<string, () => Buffer>> = {
   'growing.bochs': () => makeBochs(sparseDisk(512 * KIB, 1), { extentSize: 8 * KIB }),
   'large-extents.bochs': () => makeBochs(sparseDisk(512 * KIB, 2), { extentSize: 128 * KIB, version: 1 }),
+  'plain.dmg': () => makeDmg(sparseDisk(256 * KIB, 4), { chunks: ['zlib', 'raw'], chunkSectors: 32 }),
+  'every-chunk.dmg': () =>
+    makeDmg(pattern(64 * KIB, 5), { chunks: ['adc', 'lzfse-mixed', 'bzip2', 'lzma'], chunkSectors: 32 }),
   'packed.cloop': () => makeCloop(sparseDisk(512 * KIB, 3), 16 * KIB),
 };
 
@@ -68,7 +72,7 @@ export const RECIPES: readonly Recipe[] = [
   })),
   ...Object.entries(OWN_RECIPES).map(([file, make]) => ({
     file,
-    tools: [],
+    tools: file === 'every-chunk.dmg' ? [tool('bzip2'), tool('xz')] : [],
     make: (directory: string) => writeFileSync(join(directory, file), make()),
   })),
 ];

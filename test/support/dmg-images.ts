@@ -38,8 +38,8 @@ export interface DmgRecipe {
   tables?: 'plist' | 'resources';
   /** Bytes before the data fork. */
   lead?: number;
-  /** Bytes behind the trailer. */
-  tail?: number;
+  /** The trailer is followed by zeros up to a whole sector, as the tail of a download may be. */
+  padded?: boolean;
 }
 
 interface Entry {
@@ -52,7 +52,7 @@ interface Entry {
 
 /** A UDIF image of `disk`, which must be whole sectors. */
 export function makeDmg(disk: Buffer, recipe: DmgRecipe = {}): Buffer {
-  const { partitions = 1, lead = 0, tail = 0 } = recipe;
+  const { partitions = 1, lead = 0, padded = false } = recipe;
   const sectors = disk.length / SECTOR;
   const each = Math.ceil(sectors / partitions);
   const fork: Buffer[] = [];
@@ -65,7 +65,7 @@ export function makeDmg(disk: Buffer, recipe: DmgRecipe = {}): Buffer {
     tables.push(blockTable({ first, sectors: part.length / SECTOR, offset: at, entries, contents: part }));
     fork.push(...stored);
   }
-  return assembled(disk, { fork: Buffer.concat(fork), tables, lead, tail, asPlist: recipe.tables !== 'resources' });
+  return assembled(disk, { fork: Buffer.concat(fork), tables, lead, padded, asPlist: recipe.tables !== 'resources' });
 }
 
 function lengthOf(buffers: readonly Buffer[]): number {
@@ -136,11 +136,11 @@ interface Parts {
   fork: Buffer;
   tables: readonly Buffer[];
   lead: number;
-  tail: number;
+  padded: boolean;
   asPlist: boolean;
 }
 
-function assembled(disk: Buffer, { fork, tables, lead, tail, asPlist }: Parts): Buffer {
+function assembled(disk: Buffer, { fork, tables, lead, padded, asPlist }: Parts): Buffer {
   const start = lead + fork.length;
   const meta = asPlist ? plistOf(tables) : resourceForkOf(tables);
   const trailer = Buffer.alloc(512);
@@ -160,7 +160,8 @@ function assembled(disk: Buffer, { fork, tables, lead, tail, asPlist }: Parts): 
   writeChecksum(trailer, 352, crc32(all));
   trailer.writeUInt32BE(1, 488);
   set(492, disk.length / SECTOR);
-  return Buffer.concat([Buffer.alloc(lead, 0x6c), fork, meta, trailer, Buffer.alloc(tail)]);
+  const parts = [Buffer.alloc(lead, 0x6c), fork, meta, trailer];
+  return Buffer.concat([...parts, Buffer.alloc(padded ? -lengthOf(parts) & (SECTOR - 1) : 0)]);
 }
 
 function plistOf(tables: readonly Buffer[]): Buffer {

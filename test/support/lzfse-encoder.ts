@@ -203,7 +203,8 @@ function packedFrequencies(frequencies: readonly number[]): Buffer {
 
 /** Frequencies that sum up to the number of states, and the coder that they make. */
 function counted(symbols: readonly number[], extras: readonly number[], states: number): Coder {
-  const counts = extras.map((_, symbol) => symbols.filter((each) => each === symbol).length);
+  const counts = new Array<number>(extras.length).fill(0);
+  for (const symbol of symbols) counts[symbol] += 1;
   const total = Math.max(1, symbols.length);
   const frequencies = counts.map((count) => (count === 0 ? 0 : Math.max(1, Math.floor((count * states) / total))));
   for (let sum = frequencies.reduce((a, b) => a + b, 0); sum !== states; sum += sum > states ? -1 : 1) {

@@ -80,6 +80,8 @@ export class ChunkCollector {
       ensure(bounded, `sector count ${sectors} for chunk ${index} ${most}`);
       const fits = stored <= MAX_CHUNK_BYTES;
       ensure(fits, `length ${stored} for chunk ${index} is larger than max (${MAX_CHUNK_BYTES})`);
+      const whole = type !== ChunkType.raw || stored >= sectors * SECTOR;
+      ensure(whole, 'A raw chunk is shorter than the sectors that it holds');
       const start = (firstSector + wide(mish, at + ENTRY_SECTOR)) * SECTOR;
       const host = base + wide(mish, at + ENTRY_OFFSET);
       const sensible = start + sectors * SECTOR <= Number.MAX_SAFE_INTEGER && host <= Number.MAX_SAFE_INTEGER;
