@@ -132,20 +132,22 @@ export function headerBytes({ headerClusters, clusterSize }: QedHeader): number 
   return headerClusters * clusterSize;
 }
 
-/** Whether a whole table can lie at that offset. The file's last cluster may be cut off. */
+/**
+ * Whether a whole table can lie at that offset. QEMU refuses every table of one cluster, though it makes images with
+ * `table_size=1` and the specification allows them: here they work.
+ */
 export function isTablePlace(header: QedHeader, offset: number, fileSize: number): boolean {
-  return isPlace(header, offset, header.tableClusters * header.clusterSize, fileSize);
+  const end = offset + header.tableClusters * header.clusterSize;
+  return isPlace(header, offset) && end <= Math.ceil(fileSize / SECTOR) * SECTOR;
 }
 
-/** Whether a data cluster can lie at that offset. */
+/** Whether a data cluster can lie at that offset. The file may end within it. */
 export function isClusterPlace(header: QedHeader, offset: number, fileSize: number): boolean {
-  return isPlace(header, offset, header.clusterSize, fileSize);
+  return isPlace(header, offset) && offset < fileSize;
 }
 
-function isPlace(header: QedHeader, offset: number, bytes: number, fileSize: number): boolean {
-  const { clusterSize } = header;
-  const end = Math.ceil(fileSize / clusterSize) * clusterSize;
-  return offset % clusterSize === 0 && offset >= headerBytes(header) && offset > 0 && offset + bytes <= end;
+function isPlace(header: QedHeader, offset: number): boolean {
+  return offset % header.clusterSize === 0 && offset >= headerBytes(header) && offset > 0;
 }
 
 /** The header's bytes. The backing file's name lies elsewhere: see `backingOffset`. */
