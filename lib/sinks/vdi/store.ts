@@ -1,4 +1,3 @@
-import { ImageError } from '../../core/errors.ts';
 import { tracePoint } from '../../core/trace.ts';
 import {
   ALLOCATED_AT,
@@ -87,13 +86,9 @@ export class VdiStore implements BlockStore {
   async allocate(wanted: number): Promise<Allocation> {
     const { dataOffset } = this.#header;
     this.#used ??= await findUsedBlocks(this.storage, this.#header);
-    const taken = this.#used.take(wanted);
-    if (taken === null) {
-      // As many blocks as the disk has are in use, and yet one of the disk's has none: two share one.
-      throw new ImageError('corrupt', 'The block map uses a block twice, and none is left', { file: this.name });
-    }
-    const host = dataOffset + taken.first * VDI_BLOCK;
-    return { host, blocks: taken.blocks, fresh: !this.storage.fixedSize && host >= this.storage.size };
+    const { first, blocks } = this.#used.take(wanted);
+    const host = dataOffset + first * VDI_BLOCK;
+    return { host, blocks, fresh: !this.storage.fixedSize && host >= this.storage.size };
   }
 
   takeBack({ host, blocks }: Allocation): void {

@@ -10,6 +10,8 @@ export class UsedBlocks {
   /** All blocks below it are in use. */
   #low = 0;
   #top = 0;
+  /** The number behind the highest one that lies above all that are given here. */
+  #above = 0;
 
   /** @param count blocks that the image may have */
   constructor(count: number) {
@@ -19,16 +21,23 @@ export class UsedBlocks {
 
   /** The number behind the highest block in use. */
   get top(): number {
-    return this.#top;
+    return Math.max(this.#top, this.#above);
   }
 
   add(block: number): void {
+    if (block >= this.#count) {
+      this.#above = Math.max(this.#above, block + 1);
+      return;
+    }
     this.#bits[block >>> 3] |= 1 << (block & 7);
     this.#top = Math.max(this.#top, block + 1);
   }
 
-  /** Takes the first free blocks, `wanted` at the most, that lie next to each other; null where none is free. */
-  take(wanted: number): { first: number; blocks: number } | null {
+  /**
+   * Takes the first free blocks, `wanted` at the most, that lie next to each other. There is always one: a block map has as many
+   * entries as there are numbers, and whoever asks has an entry without one.
+   */
+  take(wanted: number): { first: number; blocks: number } {
     while (this.#low < this.#count && this.#has(this.#low)) this.#low += 1;
     const first = this.#low;
     let blocks = 0;
@@ -36,7 +45,7 @@ export class UsedBlocks {
       this.add(first + blocks);
       blocks += 1;
     }
-    return blocks === 0 ? null : { first, blocks };
+    return { first, blocks };
   }
 
   /** Gives blocks back that nothing refers to. */
@@ -64,7 +73,7 @@ export async function findUsedBlocks(storage: Storage, { blocks, mapOffset }: Vd
     await storage.read(at, piece);
     for (let index = 0; index < piece.length; index += MAP_ENTRY) {
       const entry = piece.readUInt32LE(index);
-      if (isAllocated(entry) && entry < blocks) used.add(entry);
+      if (isAllocated(entry)) used.add(entry);
     }
   }
   return used;

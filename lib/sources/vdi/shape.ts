@@ -1,4 +1,3 @@
-import { ensure } from '../../core/errors.ts';
 import { isAllocated, MAP_ENTRY, VDI_BLOCK, type VdiHeader } from '../../layouts/vdi.ts';
 import { Block } from '../block-table.ts';
 import type { TableShape } from '../cached-tables.ts';
@@ -14,13 +13,10 @@ export function vdiShape({ blocks, mapOffset, dataOffset }: VdiHeader): TableSha
     entrySize: MAP_ENTRY,
     shortLastPage: true,
     pageOffset: (page) => mapOffset + page * PAGE_ENTRIES * MAP_ENTRY,
-    decode(bytes, index, block) {
+    decode(bytes, index) {
       const entry = bytes.readUInt32LE(index * MAP_ENTRY);
-      if (!isAllocated(entry)) return Block.zero;
-      ensure(entry < blocks, `Block ${block} lies at ${entry}, but there are ${blocks} blocks only`, {
-        offset: mapOffset + block * MAP_ENTRY,
-      });
-      return dataOffset + entry * VDI_BLOCK;
+      // A number above all blocks is no lie: QEMU gives such where earlier ones were lost.
+      return isAllocated(entry) ? dataOffset + entry * VDI_BLOCK : Block.zero;
     },
   };
 }
