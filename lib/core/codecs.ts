@@ -81,9 +81,12 @@ function memLevelFor(length: number): number {
 const MIN_MEM_LEVEL = 5;
 const MAX_MEM_LEVEL = 9;
 
-/** Deflates into a zlib stream (RFC 1950), as zlib's own `compress` does. The result may be longer than `plain`. */
-export function deflateZlib(plain: Buffer): Promise<Buffer> {
-  return deflateWhole(plain, { chunkSize: plain.length + SLACK });
+/**
+ * Deflates into a zlib stream (RFC 1950). The result may be longer than `plain`.
+ * @param level 0 to 9, or -1 for zlib's default, 6
+ */
+export function deflateZlib(plain: Buffer, level = -1): Promise<Buffer> {
+  return deflateWhole(plain, { level, chunkSize: plain.length + SLACK });
 }
 
 /** What a zstd implementation must do: one whole frame in, its contents out. */

@@ -56,6 +56,8 @@ const NEWLINES = Buffer.from('\n \r\n');
 const MAX_VERSION = 3;
 /** A grain of 2 GiB is nothing that anyone makes; QEMU draws no line. */
 const MAX_GRAIN_SECTORS = 2 ** 22;
+/** A compressed grain is in memory as a whole, twice: more than 2 MiB would be for no good. */
+const MAX_PACKED_GRAIN_SECTORS = 2 ** 12;
 /** QEMU takes no more. */
 const MAX_TABLE_ENTRIES = 512;
 /** Signed 64 bits of bytes, as QEMU counts. */
@@ -115,6 +117,11 @@ function checkHeader(header: SparseHeader): void {
     });
   }
   if ((flags & SparseFlag.compressed) !== 0) {
+    if (grainSectors > MAX_PACKED_GRAIN_SECTORS) {
+      throw new ImageError('unsupported', `Compressed grains of ${grainSectors} sectors are too large`, {
+        offset: At.grain,
+      });
+    }
     ensure(compression === COMPRESSION_DEFLATE, 'Compressed grains without a compression algorithm', {
       offset: At.compression,
     });

@@ -1,4 +1,3 @@
-import { deflateZlib } from '../../core/codecs.ts';
 import { ImageError } from '../../core/errors.ts';
 import { allSettled, Turns } from '../../core/turns.ts';
 import {
@@ -15,6 +14,7 @@ import { GrainShape, rulesOf } from '../../sources/vmdk/grain-shape.ts';
 import type { Storage } from '../../storage/storage.ts';
 import { Mutex } from '../locks.ts';
 import { PackedWriter } from '../packed-writer.ts';
+import { packGrain } from './grain-compressor.ts';
 import { type StreamTable, StreamTables } from './stream-tables.ts';
 
 export interface StreamWriterOptions {
@@ -61,7 +61,7 @@ export class StreamWriter {
 
   /** Compresses one whole grain; several at once. */
   compress(plain: Buffer): Promise<Buffer> {
-    return this.#turns.run(() => deflateZlib(plain));
+    return this.#turns.run(() => packGrain(plain));
   }
 
   /**
