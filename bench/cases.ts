@@ -37,5 +37,16 @@ export const cases: readonly Case[] = [
   { name: 'measure', aim: 1, args: (d) => ['measure', '-O', 'qcow2', d.raw] },
   { name: 'info', aim: 1.6, args: (d) => ['info', d.qcow2], against: ['node', '-e', '0'], repeat: 5 },
   { name: 'dd', aim: 1, args: (d, out) => ['dd', '-O', 'raw', 'bs=2M', `if=${d.raw}`, `of=${out}`] },
+  ...(['vmdk', 'vdi', 'vpc', 'vhdx', 'qed', 'parallels'] as const).flatMap((format): Case[] => [
+    { name: `raw → ${format}`, aim: 1, args: convert('-O', format)((d) => d.raw) },
+    { name: `${format} → raw`, aim: 1, args: convert('-f', format, '-O', 'raw')((d) => d[format]) },
+  ]),
+  {
+    name: 'raw → vmdk streamOptimized',
+    aim: 0.4,
+    args: convert('-O', 'vmdk', '-o', 'subformat=streamOptimized')((d) => d.raw),
+  },
+  { name: 'vmdk streamOptimized → raw', aim: 1, args: convert('-f', 'vmdk', '-O', 'raw')((d) => d.streamOptimized) },
+  { name: 'dmg (zlib) → raw', aim: 1, args: convert('-f', 'dmg', '-O', 'raw')((d) => d.dmg) },
   { name: '64 TiB, 4000 clusters → qcow2', aim: 1, args: convert('-O', 'qcow2')((d) => d.huge) },
 ];

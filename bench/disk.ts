@@ -6,49 +6,105 @@ import {
   mkdirSync,
   openSync,
   readdirSync,
+  readSync,
+  renameSync,
   rmSync,
   statSync,
   symlinkSync,
+  writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
+import { makeDmg } from '../test/support/dmg-images.ts';
 
-/** The images that the cases read, made once for a run. */
+/** What a generator makes in memory is no longer than this. */
+const DMG_BYTES = 512 * 1024 * 1024;
+
+/** Paths of the images that cases read: to ask for one is to have it made. */
 export interface Disks {
   /** A raw disk with an ext4 file system, about a quarter full of real files. */
-  raw: string;
-  qcow2: string;
-  /** zlib-compressed qcow2. */
-  compressed: string;
-  /** Three qcow2 layers; each holds a part of the disk. */
-  chain: string;
+  readonly raw: string;
   /** Same contents as `raw`. */
-  copy: string;
+  readonly copy: string;
+  readonly qcow2: string;
+  /** zlib-compressed qcow2. */
+  readonly compressed: string;
+  /** Three qcow2 layers; each holds a part of the disk. */
+  readonly chain: string;
   /** 64 TiB with a few thousand clusters. */
-  huge: string;
+  readonly huge: string;
+  readonly vmdk: string;
+  readonly streamOptimized: string;
+  readonly vdi: string;
+  readonly vpc: string;
+  readonly vhdx: string;
+  readonly qed: string;
+  readonly parallels: string;
+  /** UDIF with zlib chunks. */
+  readonly dmg: string;
 }
 
-/** Where the disks lie, made or not. */
-export function disksIn(directory: string): Disks {
-  const at = (name: string) => join(directory, name);
-  return {
-    raw: at('disk.raw'),
-    qcow2: at('disk.qcow2'),
-    compressed: at('compressed.qcow2'),
-    chain: at('top.qcow2'),
-    copy: at('copy.raw'),
-    huge: at('huge.qcow2'),
-  };
+/** What is to be made: `at` gives the path of a name beside it, `disks` those that it is made from. */
+interface Order {
+  path: string;
+  sizeBytes: number;
+  disks: Disks;
+  at(name: string): string;
 }
 
-/** Makes the disks in `directory`; `sizeBytes` of the raw one. */
-export function makeDisks(disks: Disks, directory: string, sizeBytes: number): void {
+interface Maker {
+  file: string;
+  make(order: Order): void;
+}
+
+const MAKERS: Readonly<Record<keyof Disks, Maker>> = {
+  raw: { file: 'disk.raw', make: ({ path, at, sizeBytes }) => makeFileSystem(path, at('tree'), sizeBytes) },
+  copy: { file: 'copy.raw', make: fromRaw('raw') },
+  qcow2: { file: 'disk.qcow2', make: fromRaw('qcow2') },
+  compressed: { file: 'compressed.qcow2', make: fromRaw('qcow2', '-c') },
+  chain: { file: 'top.qcow2', make: makeChain },
+  huge: { file: 'huge.qcow2', make: ({ path }) => makeHuge(path) },
+  vmdk: { file: 'disk.vmdk', make: fromRaw('vmdk') },
+  streamOptimized: { file: 'stream.vmdk', make: fromRaw('vmdk', '-o', 'subformat=streamOptimized') },
+  vdi: { file: 'disk.vdi', make: fromRaw('vdi') },
+  vpc: { file: 'disk.vhd', make: fromRaw('vpc') },
+  vhdx: { file: 'disk.vhdx', make: fromRaw('vhdx') },
+  qed: { file: 'disk.qed', make: fromRaw('qed') },
+  parallels: { file: 'disk.hds', make: fromRaw('parallels') },
+  dmg: { file: 'disk.dmg', make: makeDmgOf },
+};
+
+/** The disks of a directory, the raw one of `sizeBytes`. What is there is taken as it is. */
+export function disksIn(directory: string, sizeBytes: number): Disks {
   const at = (name: string) => join(directory, name);
-  makeFileSystem(disks.raw, at('tree'), sizeBytes);
-  qemu('convert', '-O', 'qcow2', disks.raw, disks.qcow2);
-  qemu('convert', '-O', 'qcow2', '-c', disks.raw, disks.compressed);
-  qemu('convert', '-O', 'raw', disks.raw, disks.copy);
-  makeChain(disks, at, sizeBytes);
-  makeHuge(disks.huge);
+  const disks = {} as Disks;
+  for (const [name, { file, make }] of Object.entries(MAKERS)) {
+    Object.defineProperty(disks, name, {
+      get() {
+        const path = at(file);
+        if (existsSync(path)) return path;
+        console.error(`making ${path} …`);
+        // Under another name until it is whole: a run that is stopped leaves nothing that passes for a disk.
+        const partial = `${path}.partial`;
+        make({ path: partial, sizeBytes, disks, at });
+        renameSync(partial, path);
+        return path;
+      },
+    });
+  }
+  return disks;
+}
+
+function fromRaw(format: string, ...options: string[]) {
+  return ({ path, disks }: Order) => qemu('convert', '-f', 'raw', '-O', format, ...options, disks.raw, path);
+}
+
+/** In one piece in memory: a part of the disk is enough to measure by. */
+function makeDmgOf({ path, disks, sizeBytes }: Order): void {
+  const bytes = Buffer.alloc(Math.min(sizeBytes, DMG_BYTES));
+  const fd = openSync(disks.raw, 'r');
+  readSync(fd, bytes, 0, bytes.length, 0);
+  closeSync(fd);
+  writeFileSync(path, makeDmg(bytes, { chunks: ['zlib'], chunkSectors: 512 }));
 }
 
 /** An ext4 file system with copies of this machine's own files, without mounting anything. */
@@ -84,14 +140,14 @@ function linkTree(from: string, to: string, budget: number): number {
   return left;
 }
 
-function makeChain(disks: Disks, at: (name: string) => string, sizeBytes: number): void {
+function makeChain({ path, disks, at, sizeBytes }: Order): void {
   const base = at('base.qcow2');
   const middle = at('middle.qcow2');
   qemu('convert', '-O', 'qcow2', disks.raw, base);
   qemu('create', '-q', '-f', 'qcow2', '-b', base, '-F', 'qcow2', middle);
   qemu('create', '-q', '-f', 'qcow2', '-b', middle, '-F', 'qcow2', disks.chain);
   scatterWrites(middle, sizeBytes, 0, 400);
-  scatterWrites(disks.chain, sizeBytes, 1, 400);
+  scatterWrites(path, sizeBytes, 1, 400);
 }
 
 /** Writes `count` runs of 256 KiB spread over the disk. */

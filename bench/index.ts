@@ -3,13 +3,13 @@
  * With `--keep`, DIR keeps the disks, and the next run takes them from there.
  * Prints a table of wall-time ratios (ours / theirs; below 1 is faster) and peak memory.
  */
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { parseUnsignedSize } from '../lib/core/units.ts';
 import { type Case, cases } from './cases.ts';
-import { type Disks, disksIn, makeDisks } from './disk.ts';
+import { type Disks, disksIn } from './disk.ts';
 import { median, type Run, run } from './run.ts';
 
 const OURS = [process.execPath, 'dist/imgpipe.cjs'];
@@ -75,11 +75,7 @@ const size = parseUnsignedSize(values.size);
 if (size === null) throw new Error(`--size ${values.size} is no size`);
 const directory = values.keep ? values.dir : mkdtempSync(join(values.dir, 'imgpipe-bench-'));
 try {
-  const disks = disksIn(directory);
-  if (!existsSync(disks.huge)) {
-    console.error(`making a ${values.size} disk in ${directory} …`);
-    makeDisks(disks, directory, size);
-  }
+  const disks = disksIn(directory, size);
   console.log(`${'case'.padEnd(32)}  ratio   aim    ours s  theirs s ours MiB  theirs`);
   for (const each of cases) {
     if (!each.name.includes(values.only)) continue;
