@@ -1,5 +1,5 @@
 import { ensure, ImageError } from '../../core/errors.ts';
-import { COWD_MAGIC, SECTOR } from './constants.ts';
+import { COWD_MAGIC } from './constants.ts';
 
 /** The header of an ESX Server sparse extent. Places and sizes are in sectors. */
 export interface CowdHeader {
@@ -41,15 +41,4 @@ export function decodeCowdHeader(sector: Buffer): CowdHeader {
     offset: At.grain,
   });
   return header;
-}
-
-export function encodeCowdHeader({ capacity, grainSectors, directory, tables }: CowdHeader): Buffer {
-  const sector = Buffer.alloc(SECTOR);
-  sector.writeUInt32LE(COWD_MAGIC, 0);
-  sector.writeUInt32LE(COWD_VERSION, At.version);
-  sector.writeUInt32LE(capacity, At.capacity);
-  sector.writeUInt32LE(grainSectors, At.grain);
-  sector.writeUInt32LE(directory, At.directory);
-  sector.writeUInt32LE(tables, At.tables);
-  return sector;
 }

@@ -1,4 +1,4 @@
-import { readU64LE, writeU64LE } from '../../core/binary.ts';
+import { readU64LE } from '../../core/binary.ts';
 import { ensure, ImageError } from '../../core/errors.ts';
 import { SECTOR } from './constants.ts';
 
@@ -122,34 +122,4 @@ export function decodeGrainEntry(low: number, high: number): number {
   ensure(kind === 3, 'A grain table entry is invalid');
   const lowBits = (high >>> 16) & 0xfff;
   return ((high & 0xffff) * 0x1_0000_0000 + low) * 0x1000 + lowBits;
-}
-
-/** The inverse of `decodeGrainEntry`, for allocated grains. */
-export function encodeGrainEntry(index: number): { low: number; high: number } {
-  const rest = Math.floor(index / 0x1000);
-  return {
-    low: rest % 0x1_0000_0000,
-    high: 0x3000_0000 + (index % 0x1000) * 0x1_0000 + Math.floor(rest / 0x1_0000_0000),
-  };
-}
-
-/** Encodes constant and volatile header, each one sector. */
-export function encodeSeSparseHeaders(header: SeSparseHeader): { constant: Buffer; volatile: Buffer } {
-  const constant = Buffer.alloc(SECTOR);
-  constant.writeBigUInt64LE(MAGIC, At.magic);
-  constant.writeBigUInt64LE(VERSION, At.version);
-  writeU64LE(constant, At.capacity, header.capacity);
-  writeU64LE(constant, At.grain, header.grainSectors);
-  writeU64LE(constant, At.table, TABLE_SECTORS);
-  writeU64LE(constant, At.volatileHeader, header.volatileHeader);
-  writeU64LE(constant, At.volatileHeaderSize, 1);
-  writeU64LE(constant, At.directory, header.directory);
-  writeU64LE(constant, At.directorySize, header.directorySectors);
-  writeU64LE(constant, At.tables, header.tables);
-  writeU64LE(constant, At.tablesSize, header.tablesSectors);
-  writeU64LE(constant, At.grains, header.grains);
-  writeU64LE(constant, At.grainsSize, header.grainsSectors);
-  const volatile = Buffer.alloc(SECTOR);
-  volatile.writeBigUInt64LE(VOLATILE_MAGIC, 0);
-  return { constant, volatile };
 }
