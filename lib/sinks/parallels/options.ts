@@ -39,7 +39,7 @@ export function newParallelsHeader(options: AnyOptionValues, size: number): Para
   const header: ParallelsHeader = {
     extended: true,
     heads: HEADS,
-    cylinders: Math.ceil(sectors / HEADS / SECTORS_PER_TRACK) % 2 ** 32,
+    cylinders: Math.floor(sectors / HEADS / SECTORS_PER_TRACK) % 2 ** 32,
     tracks,
     entries,
     sectors,
