@@ -42,8 +42,9 @@ export interface ChunkTable {
   /** Where in the file the stored bytes lie, and how many they are. */
   readonly hosts: Float64Array;
   readonly stored: Float64Array;
-  /** The most guest bytes, and the most stored bytes, of any chunk that is packed. */
+  /** The most guest bytes of any chunk that is packed, and the most stored ones. */
   readonly largest: number;
+  readonly largestStored: number;
 }
 
 /** Whether guest bytes of a chunk of that type are zeros. */
@@ -96,22 +97,17 @@ export class ChunkCollector {
     const pick = (values: readonly number[]) => Float64Array.from(order, (index) => values[index]);
     const types = Uint32Array.from(order, (index) => this.#types[index]);
     const [starts, lengths] = [pick(this.#starts), pick(this.#lengths)];
-    let largest = 0;
+    const stored = pick(this.#stored);
+    let [largest, largestStored] = [0, 0];
     for (let index = 0; index < order.length; index += 1) {
       const overlaps = index > 0 && starts[index - 1] + lengths[index - 1] > starts[index];
       if (overlaps) throw new ImageError('corrupt', `Two chunks hold sector ${starts[index] / SECTOR}`);
-      const packed = !isZeroType(types[index]) && types[index] !== ChunkType.raw;
-      if (packed) largest = Math.max(largest, lengths[index]);
+      if (isZeroType(types[index]) || types[index] === ChunkType.raw) continue;
+      largest = Math.max(largest, lengths[index]);
+      largestStored = Math.max(largestStored, stored[index]);
     }
-    return {
-      count: order.length,
-      types,
-      starts,
-      lengths,
-      hosts: pick(this.#hosts),
-      stored: pick(this.#stored),
-      largest,
-    };
+    const hosts = pick(this.#hosts);
+    return { count: order.length, types, starts, lengths, hosts, stored, largest, largestStored };
   }
 
   #push(type: number, start: number, length: number, host: number, stored: number): void {

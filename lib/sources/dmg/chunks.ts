@@ -1,5 +1,6 @@
 import { LRUCache } from 'lru-cache';
 import { ensure, ImageError } from '../../core/errors.ts';
+import { BufferPool } from '../../core/pool.ts';
 import { tracePoint } from '../../core/trace.ts';
 import { Turns } from '../../core/turns.ts';
 import type { ChunkTable } from '../../layouts/dmg/index.ts';
@@ -11,6 +12,8 @@ const KEPT_BYTES = 16 * 1024 * 1024;
 /** Chunks decompressed at once: enough for the thread pool, unless they are so large that memory counts. */
 const MAX_TASKS = 16;
 const MAX_BYTES = 32 * 1024 * 1024;
+/** Buffers for stored bytes are used again, unless they would be larger than this. */
+const MAX_POOLED = 1024 * 1024;
 
 const traceUnpack = tracePoint('dmg_unpack');
 
@@ -21,6 +24,7 @@ export class PackedChunks {
   readonly #kept: LRUCache<number, Buffer>;
   readonly #underway = new Map<number, Promise<Buffer>>();
   readonly #tasks: Turns;
+  readonly #pool: BufferPool;
 
   constructor(storage: Storage, table: ChunkTable) {
     this.#storage = storage;
@@ -31,6 +35,7 @@ export class PackedChunks {
     });
     const most = Math.floor(MAX_BYTES / Math.max(1, table.largest));
     this.#tasks = new Turns(Math.max(1, Math.min(MAX_TASKS, most)));
+    this.#pool = new BufferPool(Math.min(MAX_POOLED, table.largestStored));
   }
 
   /** Fills `target` with bytes of the chunk from `skip` on. */
@@ -59,14 +64,23 @@ export class PackedChunks {
     const [offset, length] = [hosts[index], stored[index]];
     const { name: file, size } = this.#storage;
     ensure(offset + length <= size, 'A chunk reaches past the end of the file', { file, offset });
-    const packed = Buffer.allocUnsafeSlow(length);
-    await this.#storage.read(offset, packed);
-    if (traceUnpack.enabled) traceUnpack.emit({ file, chunk: index, offset, length, size: lengths[index] });
+    const buffer = length <= this.#pool.size ? this.#pool.take() : Buffer.allocUnsafeSlow(length);
+    const packed = buffer.subarray(0, length);
     try {
+      await this.#storage.read(offset, packed);
+      if (traceUnpack.enabled) traceUnpack.emit({ file, chunk: index, offset, length, size: lengths[index] });
       return await unpackChunk(types[index], packed, lengths[index]);
     } catch (error) {
       if (!(error instanceof ImageError)) throw error;
-      throw new ImageError(error.kind, error.message, { file, operation: 'read', offset, cause: error });
+      throw new ImageError(error.kind, error.message, {
+        file,
+        operation: 'read',
+        offset,
+        code: error.code,
+        cause: error,
+      });
+    } finally {
+      this.#pool.give(buffer);
     }
   }
 }
