@@ -203,6 +203,9 @@ test('what the format cannot do is refused in the words of qemu-img', async (t) 
       `create -f vdi -o preallocation=full,static=on,nocow=off,size=1M ${fresh}`,
       `create -f vdi -o block_size=2M ${fresh} 1M`,
       `create -f vdi -b {} -F vdi ${fresh}`,
+      `create -f vdi -F vdi ${fresh} 1M`,
+      `create -f raw -F vdi ${fresh} 1M`,
+      `create -f vdi -o backing_fmt=vdi ${fresh} 1M`,
       `convert -c -O vdi {} ${fresh}`,
       'measure -O vdi {}',
     ]) {

@@ -1,5 +1,6 @@
 import { ImageError } from '../../core/errors.ts';
 import { createImage } from '../../formats/create.ts';
+import { drivers } from '../../formats/index.ts';
 import { flag, type OptionTable, parseArguments, setting } from '../arguments.ts';
 import { HELP_OPTION, objectOption } from '../common.ts';
 import type { Command, CommandContext } from '../context.ts';
@@ -52,7 +53,10 @@ async function create(filename: string, size: number | null, values: CreateValue
   const { format, backing, backingFormat, unsafe, quiet } = values;
   const options = values.createOptions.values();
   // Without a backing file the format alone is passed on, so that the driver can say what is wrong with it.
-  if (backing === undefined && backingFormat !== undefined) options.backing_fmt = backingFormat;
+  if (backing === undefined && backingFormat !== undefined) {
+    refuseBackingFormat(format);
+    options.backing_fmt = backingFormat;
+  }
   const target = await createImage({
     filename,
     format,
@@ -64,6 +68,13 @@ async function create(filename: string, size: number | null, values: CreateValue
     },
   });
   await target.close();
+}
+
+/** `-F` is worded otherwise than `-o backing_fmt=`, which a format without backing files does not know. */
+function refuseBackingFormat(format: string): void {
+  const driver = drivers().find(({ name }) => name === format);
+  if (driver?.create === undefined || driver.supportsBacking) return;
+  throw new ImageError('unsupported', `Backing file format not supported for file format '${format}'`);
 }
 
 function optionTable(output: Output): OptionTable<CreateValues> {
