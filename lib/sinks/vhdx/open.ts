@@ -39,9 +39,9 @@ async function open({ storage, options }: SourceRequest): Promise<BlockTarget> {
   refuse(found, storage);
   const isDirty = found.header.logGuid !== NO_GUID;
   if (traceOpen.enabled) traceOpen.emit({ file: storage.name, size: found.parameters.size, dirty: isDirty });
+  const end = await endOfBlocks(found);
   if (isDirty) await replayLog(storage);
   const head = isDirty ? await readHead(storage) : found;
-  const end = await endOfBlocks(head, storage);
   const store = new VhdxStore({ head, fresh: false, end, blockStateZero: true });
   return new BlockTarget(store, { sparseUnit: SPARSE_UNIT });
 }
@@ -77,7 +77,8 @@ async function replayLog(storage: Storage): Promise<void> {
  * Where the next block can go: behind all that the file has, and behind the last block that the BAT tells of, within which the file may end.
  * `corrupt` for a block of which it has nothing: whatever were written next would share its place.
  */
-async function endOfBlocks(head: VhdxHead, storage: Storage): Promise<number> {
+async function endOfBlocks(head: VhdxHead): Promise<number> {
+  const { storage } = head;
   const { bat, metadata } = head.regions;
   const { logOffset, logLength } = head.header;
   let end = Math.max(bat.offset + bat.length, metadata.offset + metadata.length, logOffset + logLength);
