@@ -5,6 +5,7 @@ import { createGate } from '../../lib/sources/gate.ts';
 import { FirstTable, openQcow } from '../../lib/sources/qcow/index.ts';
 import { memoryStorage } from '../../lib/storage/memory.ts';
 import type { Storage } from '../../lib/storage/storage.ts';
+import { garbageDevice } from '../support/garbage-device.ts';
 import { pattern } from '../support/model.ts';
 
 const CLUSTER = 4096;
@@ -140,4 +141,16 @@ test('a table in memory keeps its entries, and writes what changed', async (t) =
   t.is(again.find(10_000), null);
   const found = again.find(19_999);
   t.is(found?.chunk.readUInt32BE(found.at + 4), 8);
+});
+
+test('on a device, what was there before does not show up', async (t) => {
+  const device = garbageDevice(MIB);
+  const target = await createQcow({ storage: device, size: 4 * MIB, options: {}, backing: null });
+  t.true(target.readsAsZero);
+  await target.write(CLUSTER + 1000, Buffer.alloc(100, 7));
+  await target.close();
+  const source = await openQcow(request(device));
+  const found = Buffer.alloc(4 * MIB);
+  await source.read(0, found);
+  t.true(found.equals(Buffer.alloc(4 * MIB).fill(7, CLUSTER + 1000, CLUSTER + 1100)));
 });

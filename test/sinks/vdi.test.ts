@@ -1,5 +1,5 @@
 import test from 'ava';
-import { BLOCK_DISCARDED, BLOCK_UNALLOCATED, isAllocated, VDI_BLOCK } from '../../lib/layouts/vdi.ts';
+import { BLOCK_DISCARDED, BLOCK_UNALLOCATED, hasVdiSignature, isAllocated, VDI_BLOCK } from '../../lib/layouts/vdi.ts';
 import { createVdi, openVdiTarget } from '../../lib/sinks/vdi/index.ts';
 import { UsedBlocks } from '../../lib/sinks/vdi/used-blocks.ts';
 import { createGate } from '../../lib/sources/gate.ts';
@@ -7,6 +7,7 @@ import { openVdi } from '../../lib/sources/vdi/index.ts';
 import { faultyStorage, replayEvents, type StorageEvent } from '../../lib/storage/faulty.ts';
 import { memoryStorage } from '../../lib/storage/memory.ts';
 import type { Storage } from '../../lib/storage/storage.ts';
+import { garbageDevice } from '../support/garbage-device.ts';
 import { Random } from '../support/model.ts';
 
 const MAP = 512;
@@ -121,4 +122,30 @@ test('blocks are taken together where they lie together, and can be given back',
   used.giveBack(0, 1);
   t.deepEqual(used.take(3), { first: 0, blocks: 1 });
   t.deepEqual(used.take(100), { first: 4, blocks: 6 });
+});
+
+test('on a device, what was there before does not show up, and a static image is not taken for zeros', async (t) => {
+  for (const isStatic of [false, true]) {
+    const device = garbageDevice(8 * VDI_BLOCK);
+    const target = await createVdi({ storage: device, size: 3 * VDI_BLOCK, options: { static: isStatic } });
+    t.is(target.readsAsZero, !isStatic);
+    await target.write(VDI_BLOCK + 1000, Buffer.alloc(100, 7));
+    if (isStatic) await target.zero(0, VDI_BLOCK);
+    t.false(hasVdiSignature(device.bytes()));
+    await target.close();
+    const source = await openVdi(request(device));
+    const found = Buffer.alloc(isStatic ? VDI_BLOCK : 3 * VDI_BLOCK);
+    await source.read(0, found);
+    const expected = Buffer.alloc(found.length);
+    if (!isStatic) expected.fill(7, VDI_BLOCK + 1000, VDI_BLOCK + 1100);
+    t.true(found.equals(expected));
+  }
+});
+
+test('giving up on a device leaves no header, neither a new one nor the one before', async (t) => {
+  const device = garbageDevice(4 * VDI_BLOCK);
+  await (await createVdi({ storage: device, size: VDI_BLOCK, options: {} })).close();
+  t.true(hasVdiSignature(device.bytes()));
+  await (await createVdi({ storage: device, size: VDI_BLOCK, options: {} })).abort();
+  t.false(hasVdiSignature(device.bytes()));
 });
