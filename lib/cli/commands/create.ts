@@ -43,10 +43,16 @@ async function run(args: readonly string[], { output }: CommandContext): Promise
   try {
     await create(filename, size, values, output);
   } catch (error) {
-    if (error instanceof ImageError) throw new CommandError(`${filename}: ${error.message}`);
+    if (error instanceof ImageError) throw new CommandError(`${filename}: ${messageOf(error, values)}`);
     throw error;
   }
   return 0;
+}
+
+/** As with qemu-img, a size beyond the format's limits is told alike for all formats that have no more to say. */
+function messageOf({ code, operation, message }: ImageError, { format }: CreateValues): string {
+  const isTooLarge = code === 'EFBIG' && operation === 'create';
+  return isTooLarge ? `The image size is too large for file format '${format}'` : message;
 }
 
 async function create(filename: string, size: number | null, values: CreateValues, output: Output): Promise<void> {
