@@ -1,4 +1,4 @@
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
 import { renderInfo } from '../../lib/cli/render/info.ts';
@@ -27,6 +27,9 @@ test('what is said while images are made, and of options that make no sense, is 
   if (qemuImg.missing(t)) return;
   await withTmpDir((directory) => {
     const path = join(directory, 'new.vhd');
+    const large = join(directory, 'large');
+    writeFileSync(large, '');
+    truncateSync(large, 2041 * 2 ** 30);
     const lines = [
       'create -f vpc -o help',
       'create -f vpc -o help {}',
@@ -48,6 +51,8 @@ test('what is said while images are made, and of options that make no sense, is 
       'create -f vpc -o subformat=fixed {} 3T',
       'measure -O vpc --size 1G',
       'measure -O vpc -o force_size=on --size 1G',
+      `convert -f raw -O vpc ${large} {}`,
+      `dd -f raw -O vpc if=${large} of={}`,
       'convert -c -f raw -O vpc /dev/null {}',
       'convert -f raw -O vpc -o subformat=sparse /dev/null {}',
     ];

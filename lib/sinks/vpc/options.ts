@@ -61,9 +61,10 @@ export function checkSettings({ subformat = 'dynamic', force_size = false }: Any
 export function shapeOf(bytes: number, { forceSize }: VpcSettings): DiskShape {
   const sectors = Math.ceil(bytes / SECTOR);
   if (sectors > MAX_SECTORS) {
-    throw new ImageError('invalid', "The image size is too large for file format 'vpc'", {
+    throw new ImageError('invalid', 'Disk size is too large, max size is 2040 GiB', {
       format: 'vpc',
       operation: 'create',
+      code: 'EFBIG',
     });
   }
   if (forceSize) return { size: sectors * SECTOR, geometry: MAX_GEOMETRY, creator: QEMU_CREATOR.currentSize };
