@@ -51,14 +51,21 @@ export function withExtension(image: Buffer, features: readonly Buffer[], bits: 
   const extension = Buffer.alloc(clusterSize);
   extension.writeBigUInt64LE(0xab234cef23dcea87n, 0);
   Buffer.concat(features).copy(extension, 24);
-  createHash('md5').update(extension.subarray(24)).digest().copy(extension, 8);
   const whole = Buffer.concat([
     Buffer.concat([image], start),
     extension,
     ...bits.map((each) => padded(each, clusterSize)),
   ]);
   whole.writeBigUInt64LE(BigInt(start / 512), 56);
-  return whole;
+  return sealExtension(whole);
+}
+
+/** Makes the checksum of the image's extension right. */
+export function sealExtension(image: Buffer): Buffer {
+  const start = Number(image.readBigUInt64LE(56)) * 512;
+  const extension = image.subarray(start, start + image.readUInt32LE(28) * 512);
+  createHash('md5').update(extension.subarray(24)).digest().copy(extension, 8);
+  return image;
 }
 
 function padded(bytes: Buffer, length: number): Buffer {

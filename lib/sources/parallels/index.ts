@@ -18,7 +18,7 @@ import { readBitmaps } from './extension.ts';
 import { preallocationOf } from './runtime-options.ts';
 import { parallelsShape } from './shape.ts';
 
-export { dirtyRanges, type ParallelsBitmap, readBitmaps } from './extension.ts';
+export { type DirtyRange, dirtyRanges, type ParallelsBitmap, readBitmaps } from './extension.ts';
 
 const traceOpen = tracePoint('parallels_open');
 
