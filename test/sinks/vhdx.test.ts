@@ -7,6 +7,7 @@ import { createGate } from '../../lib/sources/gate.ts';
 import { openImage } from '../../lib/sources/open.ts';
 import { faultyStorage, replayEvents, type StorageEvent } from '../../lib/storage/faulty.ts';
 import { type MemoryStorage, memoryStorage } from '../../lib/storage/memory.ts';
+import { sliceStorage } from '../../lib/storage/slice.ts';
 import type { Storage } from '../../lib/storage/storage.ts';
 import { WrappedStorage } from '../../lib/storage/wrapped.ts';
 import { pattern } from '../support/model.ts';
@@ -238,6 +239,31 @@ test('a fixed disk has all its blocks from the start, and the file never grows',
   disk.fill(0, MIB, 2 * MIB);
   pattern(512, 7).copy(disk, 5 * MIB);
   t.true((await contents(storage.bytes())).equals(disk));
+});
+
+test('on a device, whose end says nothing and whose space is not blank, images are made and written to just so', async (t) => {
+  for (const subformat of ['dynamic', 'fixed']) {
+    const memory = memoryStorage('device', Buffer.alloc(20 * MIB, 0xdd));
+    const device = () => sliceStorage(again(memory), { offset: 0, size: 20 * MIB });
+    const disk = Buffer.alloc(5 * MIB);
+    const made = await create(device(), 5 * MIB, { subformat });
+    await made.write(MIB + 1000, pattern(2000, 1));
+    pattern(2000, 1).copy(disk, MIB + 1000);
+    await made.close();
+    const target = await openTarget(device());
+    for (const offset of [3 * MIB + 77, 0]) {
+      await target.write(offset, pattern(5000, 2));
+      pattern(5000, 2).copy(disk, offset);
+    }
+    await target.close();
+    t.is(memory.size, 20 * MIB);
+    t.true((await contents(memory.bytes())).equals(disk), subformat);
+  }
+  const small = sliceStorage(memoryStorage('small', Buffer.alloc(10 * MIB)), { offset: 0, size: 10 * MIB });
+  const full = await create(small, 5 * MIB);
+  const error = await t.throwsAsync(full.write(0, pattern(5 * MIB, 1)), { message: /No space left on device/ });
+  t.is((error as ImageError).kind, 'no-space');
+  await full.abort();
 });
 
 test('a differencing disk is refused for writing, and stays as it is', async (t) => {
