@@ -52,7 +52,7 @@ test('what is said while images are made, and of options that make no sense, is 
       'measure -O vpc --size 1G',
       'measure -O vpc -o force_size=on --size 1G',
       `convert -f raw -O vpc ${large} {}`,
-      `dd -f raw -O vpc if=${large} of={}`,
+      `dd -f raw -O vpc if=${large} of=${path}`,
       'convert -c -f raw -O vpc /dev/null {}',
       'convert -f raw -O vpc -o subformat=sparse /dev/null {}',
     ];
