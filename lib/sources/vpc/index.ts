@@ -1,13 +1,13 @@
 import { tracePoint } from '../../core/trace.ts';
 import { DiskType } from '../../layouts/vpc/index.ts';
-import { BlockSource } from '../block-source.ts';
+import { BlockSource, type BlockSourceOptions } from '../block-source.ts';
 import { CachedTables } from '../cached-tables.ts';
 import { inContext } from '../context.ts';
 import type { Source, SourceRequest } from '../source.ts';
 import { DifferencingTables } from './differencing.ts';
 import { FixedSource } from './fixed.ts';
 import { type DynamicHead, readHead } from './head.ts';
-import { findParent } from './parent.ts';
+import { checkParent, findParent, rememberId } from './parent.ts';
 import { sizeCalculation } from './runtime-options.ts';
 import { endOfBlocks, tableShape } from './tables.ts';
 
@@ -29,28 +29,46 @@ async function open(request: SourceRequest): Promise<Source> {
   if (traceOpen.enabled) traceOpen.emit({ file: storage.name, type: footer.diskType, size });
   if (head.dynamic === null) {
     const { footerOffset } = head;
-    return new FixedSource(
+    const source = new FixedSource(
       storage,
       () => size,
       () => footerOffset,
     );
+    return rememberId(source, head);
   }
   await endOfBlocks(head, storage);
-  return openDynamic(head, request);
+  return rememberId(await openDynamic(head, request), head);
 }
 
 async function openDynamic(head: DynamicHead, request: SourceRequest): Promise<BlockSource> {
   const { storage, writable } = request;
   const { footer, size, dynamic } = head;
-  const differencing = footer.diskType === DiskType.differencing;
-  return new BlockSource({
+  const { blockSize } = dynamic;
+  const common = {
     format: 'vpc',
     storage,
     size,
-    blockSize: dynamic.blockSize,
-    tables: differencing ? new DifferencingTables(storage, head) : new CachedTables(storage, tableShape(head)),
-    backing: differencing ? await findParent(head, request) : null,
-    describe: () => ({ clusterSize: dynamic.blockSize }),
+    blockSize,
+    describe: () => ({ clusterSize: blockSize }),
     writable,
-  });
+  };
+  if (footer.diskType !== DiskType.differencing) {
+    return new BlockSource({ ...common, tables: new CachedTables(storage, tableShape(head)) });
+  }
+  const tables = new DifferencingTables(storage, head);
+  return new DifferencingSource({ ...common, tables, backing: await findParent(head, request) }, head);
+}
+
+/** A differencing disk, which knows its parent by its ID. */
+class DifferencingSource extends BlockSource {
+  readonly #head: DynamicHead;
+
+  constructor(options: BlockSourceOptions, head: DynamicHead) {
+    super(options);
+    this.#head = head;
+  }
+
+  checkBacking(below: Source): void {
+    checkParent(this.#head, below);
+  }
 }

@@ -3,8 +3,8 @@ import { tracePoint } from '../../core/trace.ts';
 import { type ParentLocator, parentPath, parentPathOfName } from '../../layouts/vpc/index.ts';
 import type { Storage } from '../../storage/storage.ts';
 import { inContext } from '../context.ts';
-import type { BackingReference, SourceRequest } from '../source.ts';
-import { type DynamicHead, readHead } from './head.ts';
+import type { BackingReference, Source, SourceRequest } from '../source.ts';
+import { type DynamicHead, readHead, type VpcHead } from './head.ts';
 
 /** No path is longer. */
 const MAX_LOCATOR_BYTES = 64 * 1024;
@@ -15,13 +15,13 @@ const traceParent = tracePoint('vpc_parent');
 
 /**
  * Where the parent of a differencing disk is ("Parent Locator Entry"). Of several names the first that leads to the image with the
- * right unique ID; where none can be opened, the first, so that whoever opens the chain says what is wrong with it.
- * `refused` where there is an image of another ID, and none of the right one.
+ * right unique ID, else to any; where none can be opened, the first, so that whoever opens the chain says what is wrong with it.
  */
 export async function findParent(head: DynamicHead, request: SourceRequest): Promise<BackingReference> {
   const paths = await parentPaths(head, request.storage);
   if (paths.length === 0) throw new ImageError('corrupt', 'The differencing disk does not name its parent');
-  const found = request.metadataOnly === true ? paths[0] : await firstMatch(paths, head, request);
+  const isOnly = paths.length === 1 || request.metadataOnly === true;
+  const found = isOnly ? paths[0] : await firstMatch(paths, head, request);
   if (traceParent.enabled) traceParent.emit({ file: request.storage.name, names: paths.length, parent: found });
   // Not probed: a fixed disk begins with anything.
   return { filename: found, format: 'vpc' };
@@ -56,8 +56,26 @@ async function firstMatch(paths: readonly string[], head: DynamicHead, request: 
     if (id?.equals(head.dynamic.parentUniqueId)) return path;
     if (id !== null) other ??= path;
   }
-  if (other === null) return paths[0];
-  throw new ImageError('refused', `'${other}' is not the parent that the image was made for: its unique ID differs`);
+  return other ?? paths[0];
+}
+
+/** Unique IDs of the disks that were opened. */
+const uniqueIds = new WeakMap<Source, Buffer>();
+
+/** Remembers whose ID it is, for children that are opened above it. */
+export function rememberId<S extends Source>(source: S, { footer }: VpcHead): S {
+  uniqueIds.set(source, footer.uniqueId);
+  return source;
+}
+
+/** `refused` where the parent is a VHD other than the one that the disk was made upon. */
+export function checkParent({ dynamic }: DynamicHead, parent: Source): void {
+  const id = uniqueIds.get(parent);
+  if (id === undefined || id.equals(dynamic.parentUniqueId)) return;
+  throw new ImageError(
+    'refused',
+    `'${parent.name}' is not the parent that the image was made for: its unique ID differs`,
+  );
 }
 
 /** Null where it can't be opened, or is no VHD. */

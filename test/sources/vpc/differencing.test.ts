@@ -5,6 +5,7 @@ import test from 'ava';
 import { drivers } from '../../../lib/formats/index.ts';
 import { openTarget } from '../../../lib/formats/open-target.ts';
 import { info } from '../../../lib/pipelines/info.ts';
+import { parseImageOpts } from '../../../lib/sources/filename.ts';
 import { openImage } from '../../../lib/sources/open.ts';
 import { checkReads, collectMap } from '../../conformance/checks.ts';
 import { DiskModel, pattern, Random } from '../../support/model.ts';
@@ -176,6 +177,14 @@ test('a parent that is missing, another one, or not named is refused', async (t)
     await t.throwsAsync(openImage(child, { drivers: drivers() }), { name: 'ImageError', message: /No such file/ });
     writeFileSync(join(directory, 'parent.vhd'), makeVhd({ disk, uniqueId: CHILD_ID }));
     await t.throwsAsync(openImage(child, { drivers: drivers() }), { name: 'ImageError', message: /unique ID differs/ });
+    // What the user puts in its place is taken, as is the disk alone.
+    writeFileSync(join(directory, 'parent.raw'), disk);
+    const node = `driver=vpc,file.filename=${child},backing.driver=raw,backing.file.filename=${directory}/parent.raw`;
+    const opened = await openImage(parseImageOpts(node), { drivers: drivers() });
+    const found = Buffer.alloc(disk.length);
+    await opened.chain.read(0, found).finally(() => opened.close());
+    t.true(found.equals(disk));
+    await (await openImage(child, { drivers: drivers(), backing: false })).close();
     write([['W2ru', utf16('.\\images\\')]]);
     await t.throwsAsync(openImage(child, { drivers: drivers() }), { name: 'ImageError', message: /does not name/ });
     // Itself: the chain would have no end.
