@@ -215,6 +215,26 @@ test('a disk that grows gets entries in its BAT before its size is told, through
   }
 });
 
+test('a new disk without a size can grow, and in the end has a BAT for what it became', async (t) => {
+  const storage = memoryStorage('new');
+  const target = await create(again(storage), 0);
+  // More than a BAT of one mebibyte has room for.
+  await target.truncate?.(2 ** 38);
+  t.is(target.size, 2 ** 38);
+  await target.truncate?.(700 * MIB);
+  await target.write(699 * MIB, pattern(MIB, 3));
+  await target.close();
+  const image = await openImage('new', { drivers: drivers(), format: 'vhdx', storage: again(storage) });
+  t.is(image.chain.size, 700 * MIB);
+  const found = Buffer.alloc(2 * MIB);
+  await image.chain.read(698 * MIB, found);
+  t.true(found.equals(Buffer.concat([Buffer.alloc(MIB), pattern(MIB, 3)])));
+  await image.close();
+  const table = Buffer.alloc(64 * KIB);
+  await storage.read(192 * KIB, table);
+  t.is(table.readUInt32LE(16 + 24), MIB);
+});
+
 test('a disk for which the BAT has no room is refused, and stays as it is', async (t) => {
   const storage = memoryStorage('image', sound());
   const target = await openTarget(storage);

@@ -1,22 +1,14 @@
 import { alignUp } from '../../core/binary.ts';
 import type { AnyOptionValues } from '../../core/options.ts';
 import { tracePoint } from '../../core/trace.ts';
-import {
-  ALIGNMENT,
-  BAT_ENTRY_LENGTH,
-  batGeometry,
-  HEADER_SECTION,
-  MIB,
-  NO_GUID,
-  newGuid,
-} from '../../layouts/vhdx/index.ts';
+import { batGeometry, HEADER_SECTION, MAX_DISK_SIZE, MIB, NO_GUID, newGuid } from '../../layouts/vhdx/index.ts';
 import type { VhdxHead } from '../../sources/vhdx/head.ts';
 import type { Storage } from '../../storage/storage.ts';
 import { BlockTarget } from '../blocks/target.ts';
 import { startNewFile } from '../new-file.ts';
 import { checkSettings, type VhdxSettings } from './options.ts';
 import { SPARSE_UNIT, VhdxStore } from './store.ts';
-import { writeNewBat } from './structures.ts';
+import { batLength, writeNewBat } from './structures.ts';
 
 const traceCreate = tracePoint('vhdx_create');
 
@@ -69,10 +61,9 @@ function newHead(storage: Storage, size: number, settings: VhdxSettings): VhdxHe
     physicalSectorSize: SECTOR,
   };
   const geometry = batGeometry(parameters);
-  const bat = {
-    offset: HEADER_SECTION + logSize,
-    length: Math.max(ALIGNMENT, alignUp(geometry.entries * BAT_ENTRY_LENGTH, ALIGNMENT)),
-  };
+  // A disk of no size yet is one that will grow: room that isn't used stays a hole, and outside the region in the end.
+  const room = size > 0 ? geometry : batGeometry({ ...parameters, size: MAX_DISK_SIZE });
+  const bat = { offset: HEADER_SECTION + logSize, length: batLength(room) };
   const header = {
     sequence: 1n,
     fileWriteGuid: newGuid(),

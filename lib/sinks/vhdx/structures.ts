@@ -1,5 +1,8 @@
+import { alignUp } from '../../core/binary.ts';
 import {
+  ALIGNMENT,
   BAT_ENTRY_LENGTH,
+  type BatGeometry,
   encodeEntry,
   encodeFileIdentifier,
   encodeHeader,
@@ -16,6 +19,11 @@ import type { Storage } from '../../storage/storage.ts';
 
 const CREATOR = 'imgpipe';
 const PIECE_ENTRIES = MIB / BAT_ENTRY_LENGTH;
+
+/** Bytes of the region that the BAT needs. */
+export function batLength({ entries }: BatGeometry): number {
+  return Math.max(ALIGNMENT, alignUp(entries * BAT_ENTRY_LENGTH, ALIGNMENT));
+}
 
 /** What the entries of a new BAT say. */
 export interface NewBlocks {
@@ -50,9 +58,10 @@ function batPiece({ geometry, parameters }: VhdxHead, { host }: NewBlocks, first
 }
 
 /** Writes all other structures of a new file; last of all, what makes it one. */
-export async function completeNew({ storage, header, regions, parameters }: VhdxHead): Promise<void> {
+export async function completeNew({ storage, header, regions, parameters, geometry }: VhdxHead): Promise<void> {
   await storage.write(regions.metadata.offset, encodeMetadata(parameters));
-  for (const at of REGION_TABLES_AT) await storage.write(at, encodeRegions(regions));
+  const bat = { ...regions.bat, length: batLength(geometry) };
+  for (const at of REGION_TABLES_AT) await storage.write(at, encodeRegions({ ...regions, bat }));
   await storage.write(HEADERS_AT[0], encodeHeader(header));
   await storage.write(HEADERS_AT[1], encodeHeader({ ...header, sequence: header.sequence + 1n }));
   await storage.flush();
