@@ -71,8 +71,9 @@ export function deflateRaw(plain: Buffer, { level = -1, windowBits }: DeflateOpt
 }
 
 /**
- * zlib takes 2^(memLevel + 9) bytes for each stream and clears half of them. Small blocks come out as small with as much as they
- * can fill: a buffer of 2^(memLevel + 6) symbols. Measured with 4 KiB, level 6 takes 0.6 of the time of level 9.
+ * zlib takes 2^(memLevel + 9) bytes for each stream and clears half of them. Small blocks come out as small with as
+ * much as they can fill: a buffer of 2^(memLevel + 6) symbols. Measured with 4 KiB, level 6 takes 0.6 of the time of
+ * level 9.
  */
 function memLevelFor(length: number): number {
   return Math.max(MIN_MEM_LEVEL, Math.min(MAX_MEM_LEVEL, Math.ceil(Math.log2(length)) - 6));

@@ -2,8 +2,8 @@ import { alignUp, readU64BE, writeU64BE } from '../core/binary.ts';
 import { ensure, ImageError } from '../core/errors.ts';
 
 /**
- * QEMU's first copy-on-write format, version 1: a header, an L1 table, and L2 tables of clusters. Big-endian. As described
- * in "The QCOW Image Format" (M. McLoughlin) and by what QEMU 7.2 makes and accepts.
+ * QEMU's first copy-on-write format, version 1: a header, an L1 table, and L2 tables of clusters. Big-endian. As
+ * described in "The QCOW Image Format" (M. McLoughlin) and by what QEMU 7.2 makes and accepts.
  */
 
 /** Offsets and sizes in bytes. */

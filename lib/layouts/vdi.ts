@@ -74,8 +74,8 @@ export function hasVdiSignature(head: Buffer): boolean {
 }
 
 /**
- * Decodes and checks the header, `VDI_HEADER` bytes. `corrupt` or `unsupported` ImageErrors as QEMU words them. Whether the tables
- * lie inside the file is for `checkVdiTables`.
+ * Decodes and checks the header, `VDI_HEADER` bytes. `corrupt` or `unsupported` ImageErrors as QEMU words them. Whether
+ * the tables lie inside the file is for `checkVdiTables`.
  */
 export function decodeVdiHeader(head: Buffer): VdiHeader {
   const diskSize = head.readBigUInt64LE(At.size);

@@ -6,9 +6,10 @@ import type { Storage } from '../storage/storage.ts';
 const PREALLOCATIONS = ['off', 'falloc', 'full'];
 
 /**
- * Empties the file of a new image and applies the options of the file protocol, for formats that have no `preallocation` of
- * their own. QEMU makes the file empty and lets the format grow it, so that `falloc` and `full` find nothing to allocate;
- * what makes no sense is refused, in its words, before the file is touched. A device stays as it is.
+ * Empties the file of a new image and applies the options of the file protocol, for formats that have no
+ * `preallocation` of their own. QEMU makes the file empty and lets the format grow it, so that `falloc` and `full` find
+ * nothing to allocate; what makes no sense is refused, in its words, before the file is touched. A device stays as it
+ * is.
  */
 export async function startNewFile(storage: Storage, options: AnyOptionValues, format: string): Promise<void> {
   const { preallocation = 'off' } = options;

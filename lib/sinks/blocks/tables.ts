@@ -10,8 +10,8 @@ export interface WritableShape extends TableShape {
   /** Sets entry `index` of a page: a host offset, `Block.zero` or `Block.unallocated`. */
   encode(bytes: Buffer, index: number, state: number): void;
   /**
-   * Finds host space for a page that is not there, and lets `pageOffset` know: the first table's entry, which is to be written
-   * after the page. Absent where all pages are there from the start. Under the lock.
+   * Finds host space for a page that is not there, and lets `pageOffset` know: the first table's entry, which is to be
+   * written after the page. Absent where all pages are there from the start. Under the lock.
    */
   makePage?(page: number): Promise<number>;
 }
@@ -97,8 +97,8 @@ export class WritableTables implements BlockTables {
 
   /**
    * Writes the changed pages, as they are at this moment. Under the lock.
-   * @param barrier brings what the pages refer to to the disk. It runs after the moment: entries that are set while it does
-   *   may refer to bytes that it did not flush, and wait for the next time
+   * @param barrier brings what the pages refer to to the disk. It runs after the moment: entries that are set while it
+   * does may refer to bytes that it did not flush, and wait for the next time
    */
   async write(barrier?: () => Promise<void>): Promise<void> {
     const { storage, mirrors } = this.#options;

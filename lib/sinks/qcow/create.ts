@@ -21,8 +21,8 @@ export interface QcowCreateRequest {
 }
 
 /**
- * Makes a new image in `storage` and returns it open for writing. Header and L1 table are written by `close`; until then nobody
- * takes the file for a disk. The backing file's format has no place in the header: readers probe.
+ * Makes a new image in `storage` and returns it open for writing. Header and L1 table are written by `close`; until
+ * then nobody takes the file for a disk. The backing file's format has no place in the header: readers probe.
  */
 export async function createQcow({ storage, size, options, backing }: QcowCreateRequest): Promise<BlockTarget> {
   refuseEncryption(options);

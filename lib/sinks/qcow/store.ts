@@ -23,7 +23,9 @@ export interface QcowStoreOptions {
   backing: Source | null;
 }
 
-/** A qcow image open for writing. New clusters and tables go to the end of the file: there is no account of free space. */
+/**
+ * A qcow image open for writing. New clusters and tables go to the end of the file: there is no account of free space.
+ */
 export class QcowStore implements BlockStore {
   readonly format = 'qcow';
   readonly name: string;
@@ -112,7 +114,9 @@ export class QcowStore implements BlockStore {
     return host;
   }
 
-  /** Clusters, then the L2 tables that name them, then the L1 table that names these. A new image's L1 table comes last. */
+  /**
+   * Clusters, then the L2 tables that name them, then the L1 table that names these. A new image's L1 table comes last.
+   */
   async commit(): Promise<void> {
     if (traceCommit.enabled) traceCommit.emit({ file: this.name, l1: this.#l1.changed });
     if (this.fresh) return this.#tables.write();

@@ -21,8 +21,8 @@ export interface VdiCreateRequest {
 }
 
 /**
- * Makes a new image in `storage` and returns it open for writing. The header is written by `close`; until then nobody takes the
- * file for a disk.
+ * Makes a new image in `storage` and returns it open for writing. The header is written by `close`; until then nobody
+ * takes the file for a disk.
  */
 export async function createVdi({ storage, size, options }: VdiCreateRequest): Promise<BlockTarget> {
   const isStatic = options.static === true;

@@ -96,8 +96,8 @@ export class VdiStore implements BlockStore {
   }
 
   /**
-   * The count goes first: blocks that are counted and not in the map are a loss of space, but QEMU would write over those that
-   * are in the map and not counted.
+   * The count goes first: blocks that are counted and not in the map are a loss of space, but QEMU would write over
+   * those that are in the map and not counted.
    */
   async commit(): Promise<void> {
     if (!this.#tables.dirty) return;

@@ -3,7 +3,10 @@ import type { Storage } from '../../storage/storage.ts';
 
 const READ_BYTES = 1024 * 1024;
 
-/** Which of the file's blocks are in use: a bit for each. What lies behind the last one takes no memory until it is used. */
+/**
+ * Which of the file's blocks are in use: a bit for each. What lies behind the last one takes no memory until it is
+ * used.
+ */
 export class UsedBlocks {
   readonly #count: number;
   readonly #bits: Buffer;
@@ -34,8 +37,8 @@ export class UsedBlocks {
   }
 
   /**
-   * Takes the first free blocks, `wanted` at the most, that lie next to each other. There is always one: a block map has as many
-   * entries as there are numbers, and whoever asks has an entry without one.
+   * Takes the first free blocks, `wanted` at the most, that lie next to each other. There is always one: a block map
+   * has as many entries as there are numbers, and whoever asks has an entry without one.
    */
   take(wanted: number): { first: number; blocks: number } {
     while (this.#low < this.#count && this.#has(this.#low)) this.#low += 1;
@@ -61,8 +64,8 @@ export class UsedBlocks {
 }
 
 /**
- * Reads the whole block map for what it uses. The header's count does not tell it: a program that was killed may have left
- * blocks without a number, and numbers without a block.
+ * Reads the whole block map for what it uses. The header's count does not tell it: a program that was killed may have
+ * left blocks without a number, and numbers without a block.
  */
 export async function findUsedBlocks(storage: Storage, { blocks, mapOffset }: VdiHeader): Promise<UsedBlocks> {
   const used = new UsedBlocks(blocks);
