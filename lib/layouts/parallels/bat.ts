@@ -39,8 +39,8 @@ export function writeBatEntry(bytes: Buffer, index: number, host: number, { entr
 }
 
 /**
- * The first offset at or behind `end` where a cluster can lie: entries of new images count clusters; in old ones the distance to
- * the data area is a multiple of clusters.
+ * The first offset at or behind `end` where a cluster can lie: entries of new images count clusters; in old ones the
+ * distance to the data area is a multiple of clusters.
  */
 export function nextCluster(end: number, { extended }: ParallelsHeader, geometry: ParallelsGeometry): number {
   const { clusterSize, dataStart } = geometry;

@@ -2,11 +2,14 @@ import { readU64LE, writeU64LE } from '../../core/binary.ts';
 import { ensure } from '../../core/errors.ts';
 
 /**
- * The header of a Parallels expandable image (QEMU's docs/interop/parallels.txt, "Header"): 64 bytes, little-endian, with the
- * BAT right behind it.
+ * The header of a Parallels expandable image (QEMU's docs/interop/parallels.txt, "Header"): 64 bytes, little-endian,
+ * with the BAT right behind it.
  */
 export interface ParallelsHeader {
-  /** Magic `WithouFreSpacExt`: BAT entries count clusters, disks may exceed 2 TiB. Else `WithoutFreeSpace`: they count sectors. */
+  /**
+   * Magic `WithouFreSpacExt`: BAT entries count clusters, disks may exceed 2 TiB. Else `WithoutFreeSpace`: they count
+   * sectors.
+   */
   extended: boolean;
   heads: number;
   cylinders: number;

@@ -2,8 +2,8 @@ import { isPowerOfTwo, writeU64LE } from '../../core/binary.ts';
 import { ensure, ImageError } from '../../core/errors.ts';
 
 /**
- * The header of a QED image (QEMU's docs/interop/qed_spec.txt, "Header"): 64 bytes, little-endian. Offsets and sizes are bytes,
- * but for those that count clusters.
+ * The header of a QED image (QEMU's docs/interop/qed_spec.txt, "Header"): 64 bytes, little-endian. Offsets and sizes
+ * are bytes, but for those that count clusters.
  */
 export interface QedHeader {
   clusterSize: number;
@@ -72,8 +72,8 @@ export function isTableSize(clusters: number): boolean {
 }
 
 /**
- * The longest disk that the tables can map. QEMU counts it in 64 bits, which large clusters overflow (to 0 from 16 MiB on, with
- * the default table size): it neither makes nor opens such images, so neither does this program.
+ * The longest disk that the tables can map. QEMU counts it in 64 bits, which large clusters overflow (to 0 from 16 MiB
+ * on, with the default table size): it neither makes nor opens such images, so neither does this program.
  */
 export function longestDisk(clusterSize: number, tableClusters: number): bigint {
   const entries = (BigInt(clusterSize) * BigInt(tableClusters)) / 8n;
@@ -87,7 +87,8 @@ export function isDiskSize(size: bigint, clusterSize: number, tableClusters: num
 }
 
 /**
- * Decodes and checks the header, in QEMU's words and order. `head`: the first `HEADER_BYTES` of the file, with zeros where it is shorter.
+ * Decodes and checks the header, in QEMU's words and order. `head`: the first `HEADER_BYTES` of the file, with zeros
+ * where it is shorter.
  * @param fileSize bytes of the file, which the L1 table must lie in
  */
 export function decodeQedHeader(head: Buffer, fileSize: number): QedHeader {

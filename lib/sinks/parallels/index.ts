@@ -82,8 +82,8 @@ async function refuseBindingExtension(storage: Storage, header: ParallelsHeader)
 }
 
 /**
- * Where new clusters may lie: behind all that the BAT refers to, which may lie past the end of the file, and in a file also behind
- * its end. A device's end says nothing.
+ * Where new clusters may lie: behind all that the BAT refers to, which may lie past the end of the file, and in a file
+ * also behind its end. A device's end says nothing.
  */
 async function usedEnd(storage: Storage, header: ParallelsHeader): Promise<number> {
   const geometry = parallelsGeometry(header);

@@ -27,8 +27,8 @@ const HEADS = 16;
 const SECTORS_PER_TRACK = 32;
 
 /**
- * The header of a new image without clusters, of the extended kind; an `invalid` ImageError in qemu-img's words for what can't
- * be. QEMU makes images with larger BATs and clusters than it opens; here they are refused.
+ * The header of a new image without clusters, of the extended kind; an `invalid` ImageError in qemu-img's words for
+ * what can't be. QEMU makes images with larger BATs and clusters than it opens; here they are refused.
  */
 export function newParallelsHeader(options: AnyOptionValues, size: number): ParallelsHeader {
   const tracks = alignUp(Number(options.cluster_size ?? DEFAULT_CLUSTER_SIZE), SECTOR) / SECTOR;

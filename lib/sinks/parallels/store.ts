@@ -119,8 +119,8 @@ export class ParallelsStore implements BlockStore {
   }
 
   /**
-   * Sets "in use". A Format Extension goes: what it says of the disk (which parts have changed since when) would no longer be true. So
-   * does the mark of an empty disk.
+   * Sets "in use". A Format Extension goes: what it says of the disk (which parts have changed since when) would no
+   * longer be true. So does the mark of an empty disk.
    */
   async begin(): Promise<void> {
     this.#header.inUse = InUse.yes;

@@ -33,8 +33,9 @@ const traceCheck = tracePoint('qed_check');
 
 /**
  * What the need-check bit asks for (qed_spec.txt, "Consistency checking"): entries that point nowhere become
- * unallocated, as QEMU makes them. Clusters that are used twice can't be told apart, and whoever wrote to one would change the
- * other: such an image is refused. All is looked at before anything is changed. The bit is cleared at the end.
+ * unallocated, as QEMU makes them. Clusters that are used twice can't be told apart, and whoever wrote to one would
+ * change the other: such an image is refused. All is looked at before anything is changed. The bit is cleared at the
+ * end.
  */
 export async function repairQed(image: CheckedImage): Promise<void> {
   const wrong = await scan(image, null);

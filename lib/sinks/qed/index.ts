@@ -29,7 +29,10 @@ export interface QedCreateRequest {
   backing: (NewBacking & { source: Source | null }) | null;
 }
 
-/** Makes a new image and returns it open for writing. The first cluster stays empty, but for a backing file's name, until `close`. */
+/**
+ * Makes a new image and returns it open for writing. The first cluster stays empty, but for a backing file's name,
+ * until `close`.
+ */
 export async function createQed({ storage, size, options, backing }: QedCreateRequest): Promise<Target> {
   const header = newQedHeader(options, alignUp(size, SECTOR), backing);
   const geometry = qedGeometry(header);

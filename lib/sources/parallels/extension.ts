@@ -31,8 +31,8 @@ const PIECE_BYTES = 1024 * 1024;
 const MAX_BITMAPS = 65535;
 
 /**
- * Reads and checks the Format Extension. `corrupt` or `unsupported` errors in QEMU's words, which opens no image for reading whose
- * extension it does not understand.
+ * Reads and checks the Format Extension. `corrupt` or `unsupported` errors in QEMU's words, which opens no image for
+ * reading whose extension it does not understand.
  */
 export async function readBitmaps(storage: Storage, header: ParallelsHeader): Promise<ParallelsBitmap[]> {
   if (header.extensionSector === 0) return [];
@@ -52,8 +52,8 @@ export async function readBitmaps(storage: Storage, header: ParallelsHeader): Pr
 }
 
 /**
- * Whether a feature forbids writers that don't keep it up to date ("necessary"), or wants to be kept as it is ("transit"). A broken
- * extension binds nobody: it is to be dropped.
+ * Whether a feature forbids writers that don't keep it up to date ("necessary"), or wants to be kept as it is
+ * ("transit"). A broken extension binds nobody: it is to be dropped.
  */
 export async function hasBindingFeature(storage: Storage, header: ParallelsHeader): Promise<boolean> {
   try {

@@ -15,7 +15,9 @@ import type { TableShape } from '../cached-tables.ts';
 /** The BAT is one array; this much of it is read and written at once. */
 const PAGE_ENTRIES = 16384;
 
-/** How a Parallels image's BAT is cut into pages. What it has no entries for, or the file ends before, is unallocated. */
+/**
+ * How a Parallels image's BAT is cut into pages. What it has no entries for, or the file ends before, is unallocated.
+ */
 export function parallelsShape(storage: Storage, header: ParallelsHeader): TableShape {
   const geometry = parallelsGeometry(header);
   const { clusterSize, batEnd } = geometry;
