@@ -141,7 +141,7 @@ test('chains of backing files are read and written like QEMU does', async (t) =>
   });
 });
 
-/** An image of 160 clusters with data and zero clusters, an unaligned end of its file, and a need-check bit. */
+/** An image of 160 clusters with data, a zero range and a need-check bit. */
 function crashed(path: string): Buffer {
   qemuImg.expect(['create', '-q', '-f', 'qed', path, '10M']);
   qemuIo.expect(['-f', 'qed', '-c', 'write -P 1 2M 200k', '-c', 'write -z 5M 1M', '-c', 'write -P 2 10000k 64k', path]);
