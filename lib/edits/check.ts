@@ -53,6 +53,7 @@ export async function check(options: CheckOptions): Promise<CheckResult> {
   const opened = await openImage(node, {
     ...{ drivers, cache, implicit, format, forceShare, writable },
     metadataOnly: true,
+    forCheck: true,
   });
   try {
     return await checkOpened(opened, drivers, (driver) => {

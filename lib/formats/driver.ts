@@ -53,8 +53,8 @@ export interface Measurement {
 }
 
 /**
- * What a driver gets to check an image with. `storage` and what `metadataOnly` needs of the image have been opened
- * before, so a file whose header makes no sense never comes here. `writable` is true exactly if `repair` is not null.
+ * What a driver gets to check an image with. `storage` and what `metadataOnly` with `forCheck` needs of the image have
+ * been opened before, so a file whose header makes no sense never comes here. `writable` is true exactly if `repair` is not null.
  */
 export interface CheckRequest extends SourceRequest {
   /** `-r`: what may be repaired; null changes nothing. */

@@ -16,6 +16,7 @@ export const qcow2: Driver = {
   openTarget: async (request) => (await import('../sinks/qcow2/index.ts')).openQcow2Target(request),
   measure: async (request) => (await import('../sinks/qcow2/index.ts')).measureQcow2(request),
   growable: true,
+  check: async (request) => (await import('../sinks/qcow2/check/index.ts')).checkQcow2(request),
   supportsBacking: true,
   supportsCompression: true,
   supportsBitmaps: true,

@@ -30,6 +30,8 @@ export interface OpenImageOptions {
   storage?: Storage;
   /** Only `describe` will be asked (`info`): a missing data file or key is no error then. */
   metadataOnly?: boolean;
+  /** With `metadataOnly`: the top image is going to be checked. What a check repairs is no reason to refuse it. */
+  forCheck?: boolean;
   /**
    * Look inside archives: of an OVA appliance, the top image is its disk. Default false. Where a format is named, only
    * if the file itself can't be opened as that: `raw` takes the archive's own bytes.
@@ -142,8 +144,17 @@ async function openLayer(spec: NodeSpec, context: Context, isTop: boolean): Prom
     const entered = (chosen === null || place.member !== null) && (await enter());
     const driver = chosen ?? (await driverFor(storage, isProtocol, context.drivers));
     const { gate, metadataOnly } = context;
+    const forCheck = isTop && context.forCheck;
     const open = () =>
-      driver.openSource({ storage, options: given.options, writable, cache: given.cache, gate, metadataOnly });
+      driver.openSource({
+        storage,
+        options: given.options,
+        writable,
+        cache: given.cache,
+        gate,
+        metadataOnly,
+        forCheck,
+      });
     const plain = await open().catch(async (error) => {
       if (chosen === null || entered || !(await enter())) throw error;
       return open();

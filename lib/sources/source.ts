@@ -111,6 +111,8 @@ export interface SourceRequest {
   gate: Gate;
   /** Only `describe` will be asked: what only reading needs (data files, keys, tables) may be missing. */
   metadataOnly?: boolean;
+  /** With `metadataOnly`: the image is going to be checked. What a check repairs is no reason to refuse it. */
+  forCheck?: boolean;
 }
 
 /** The reading half of a driver: all that sources/open.ts needs to know of a format. */

@@ -46,10 +46,14 @@ export function l1EntriesFor(size: number, geometry: Qcow2Geometry): number {
 
 /**
  * Checks the places of the header's tables: aligned, within QEMU's limits, and large enough. The
- * file's length bounds them too, since tables past the end can't be read.
+ * file's length bounds them too, since tables past the end can't be read. `forCheck` does without a refcount table,
+ * which a check makes anew.
  */
-export function checkTables(header: Qcow2Header): void {
+export function checkTables(header: Qcow2Header, { forCheck = false } = {}): void {
   const geometry = geometryOf(header);
+  ensure(forCheck || header.refcountTableClusters > 0, 'Image does not contain a reference count table', {
+    offset: 56,
+  });
   checkRefcountTable(header, geometry);
   ensure(header.snapshotCount <= MAX_SNAPSHOTS, 'Snapshot table too large', { offset: 60 });
   if (header.snapshotCount > 0) {
@@ -64,7 +68,6 @@ export function checkTables(header: Qcow2Header): void {
 }
 
 function checkRefcountTable(header: Qcow2Header, geometry: Qcow2Geometry): void {
-  ensure(header.refcountTableClusters > 0, 'Image does not contain a reference count table', { offset: 56 });
   ensure(
     header.refcountTableClusters * geometry.clusterSize <= MAX_REFCOUNT_TABLE_BYTES,
     'Reference count table too large',

@@ -27,9 +27,10 @@ const FIRST_LOOK = 4096;
 
 /**
  * Reads and checks header, extensions and backing file name (qcow2.txt, "Header"). `corrupt` where they
- * contradict themselves, `unsupported` for a version or feature that is not known.
+ * contradict themselves, `unsupported` for a version or feature that is not known. `forCheck` lets pass what a check
+ * repairs.
  */
-export async function readHead(storage: Storage): Promise<Qcow2Head> {
+export async function readHead(storage: Storage, { forCheck = false } = {}): Promise<Qcow2Head> {
   const first = await readUpTo(storage, FIRST_LOOK);
   // A header longer than the first look is decoded from the whole cluster.
   const bits = first.length >= 24 ? first.readUInt32BE(20) : 0;
@@ -38,7 +39,7 @@ export async function readHead(storage: Storage): Promise<Qcow2Head> {
   const header = decodeHeader(head);
   refuseUnknownFeatures(header, head);
   const tail = decodeTail(head, header);
-  checkTables(header);
+  checkTables(header, { forCheck });
   const geometry = geometryOf(header);
   const smallest = 2 ** MIN_CLUSTER_BITS;
   ensure(geometry.subclusterSize >= smallest, `Unsupported subcluster size: ${geometry.subclusterSize}`, {

@@ -33,12 +33,12 @@ export async function openQcow2(request: SourceRequest): Promise<Qcow2Source> {
 }
 
 async function open(request: SourceRequest): Promise<Qcow2Source> {
-  const { storage, writable, metadataOnly = false } = request;
-  const head = await readHead(storage);
+  const { storage, writable, metadataOnly = false, forCheck = false } = request;
+  const head = await readHead(storage, { forCheck });
   checkRuntimeOptions(request.options);
   const { header, tail, geometry } = head;
   if (traceOpen.enabled) traceOpen.emit({ file: storage.name, version: header.version, size: header.size });
-  if (writable && (header.incompatible & Incompatible.corrupt) !== 0n) {
+  if (writable && !forCheck && (header.incompatible & Incompatible.corrupt) !== 0n) {
     throw new ImageError('refused', 'qcow2: Image is corrupt; cannot be opened read/write');
   }
   if (metadataOnly) {

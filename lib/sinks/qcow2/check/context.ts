@@ -1,0 +1,150 @@
+import { ImageError } from '../../../core/errors.ts';
+import {
+  type HeaderTail,
+  Incompatible,
+  maxRefcount,
+  type Qcow2Geometry,
+  type Qcow2Header,
+} from '../../../layouts/qcow2/index.ts';
+import type { Qcow2Head } from '../../../sources/qcow2/head.ts';
+import { readPadded, type Storage } from '../../../storage/storage.ts';
+import type { ClusterCounts } from './counts.ts';
+import { MAX_CLUSTERS } from './counts.ts';
+
+/** What a check found; the driver's CheckReport is made of it. */
+export interface Findings {
+  checkErrors: number;
+  corruptions: number;
+  leaks: number;
+  corruptionsFixed: number;
+  leaksFixed: number;
+}
+
+export function noFindings(): Findings {
+  return { checkErrors: 0, corruptions: 0, leaks: 0, corruptionsFixed: 0, leaksFixed: 0 };
+}
+
+/** Of the active disk alone. */
+export interface Fragmentation {
+  allocatedClusters: number;
+  fragmentedClusters: number;
+  compressedClusters: number;
+}
+
+/** What may be repaired. */
+export interface Fix {
+  leaks: boolean;
+  errors: boolean;
+}
+
+export const NO_FIX: Fix = { leaks: false, errors: false };
+
+/** A valid image's tables lie side by side; what is read beyond the file's size lies in several places at once. */
+const SPARE_BUDGET = 64 * 1024 * 1024;
+
+/** An image under check: what all parts of the check share. */
+export class CheckedImage {
+  readonly storage: Storage;
+  readonly header: Qcow2Header;
+  readonly tail: HeaderTail;
+  readonly geometry: Qcow2Geometry;
+  /** Data clusters are in a file of their own. */
+  readonly external: boolean;
+  readonly report: (line: string) => void;
+  /** The largest refcount of the image's width. */
+  readonly maxRefcount: number;
+  /** The refcount table, as long as the header says; what the file does not have is zero. */
+  refcountTable: Buffer = Buffer.alloc(0);
+  findings: Findings = noFindings();
+  fragmentation: Fragmentation = { allocatedClusters: 0, fragmentedClusters: 0, compressedClusters: 0 };
+  /** Where corruptions are noted as well, while somebody collects them. */
+  noted: string[] | null = null;
+  #budget = 0;
+
+  constructor(storage: Storage, { header, tail, geometry }: Qcow2Head, report: (line: string) => void) {
+    this.storage = storage;
+    this.header = header;
+    this.tail = tail;
+    this.geometry = geometry;
+    this.external = (header.incompatible & Incompatible.dataFile) !== 0n;
+    this.report = report;
+    this.maxRefcount = maxRefcount(geometry.refcountBits);
+    this.renewBudget();
+    if (this.clusters > MAX_CLUSTERS) throw new ImageError('unsupported', 'File too large', { file: storage.name });
+  }
+
+  /** Host clusters that the file has, the last one perhaps in part. */
+  get clusters(): number {
+    return Math.ceil(this.storage.size / this.geometry.clusterSize);
+  }
+
+  /** Says what is corrupt. */
+  corrupt(line: string): void {
+    this.report(line);
+    this.findings.corruptions += 1;
+    this.noted?.push(line);
+  }
+
+  /** Begins a new walk over all tables. */
+  renewBudget(): void {
+    this.#budget = 4 * this.storage.size + SPARE_BUDGET;
+  }
+
+  /** Whether so many bytes of tables may be read without proving that tables overlap. */
+  affords(bytes: number): boolean {
+    return this.#budget >= bytes;
+  }
+
+  /** Takes tables into account; `corrupt` where they can't all lie in this file. */
+  spend(bytes: number): void {
+    this.#budget -= bytes;
+    if (this.#budget >= 0) return;
+    throw new ImageError('corrupt', 'The tables of the image overlap in too many places', { file: this.storage.name });
+  }
+
+  /** Counts references to the clusters that [offset, offset + bytes) touches. */
+  count(counts: ClusterCounts, offset: number, bytes: number, references = 1): void {
+    const { clusterSize } = this.geometry;
+    if (bytes <= 0) return;
+    if (offset + bytes - this.storage.size >= clusterSize) {
+      const where = `offset 0x${offset.toString(16)} size 0x${bytes.toString(16)}`;
+      this.corrupt(
+        `ERROR: counting reference for region exceeding the end of the file by one cluster or more: ${where}`,
+      );
+      return;
+    }
+    const end = Math.floor((offset + bytes - 1) / clusterSize);
+    for (let cluster = Math.floor(offset / clusterSize); cluster <= end; cluster += 1) {
+      const sum = counts.add(cluster, references);
+      if (sum > this.maxRefcount) this.#overflow(counts, cluster);
+    }
+  }
+
+  #overflow(counts: ClusterCounts, cluster: number): void {
+    counts.set(cluster, this.maxRefcount);
+    this.corrupt(
+      `ERROR: overflow cluster offset=0x${(cluster * this.geometry.clusterSize).toString(16)}\n` +
+        'Use qemu-img amend to increase the refcount entry width or qemu-img convert to create a clean copy if the ' +
+        'image cannot be opened for writing',
+    );
+  }
+
+  /** Bytes of a table as far as the file has them: empty past its end. */
+  async readTable(offset: number, bytes: number): Promise<Buffer> {
+    const table = Buffer.alloc(Math.max(0, Math.min(bytes, this.storage.size - offset)));
+    if (table.length > 0) await this.storage.read(offset, table);
+    return table;
+  }
+
+  async readRefcountTable(): Promise<void> {
+    const bytes = this.header.refcountTableClusters * this.geometry.clusterSize;
+    const table = Buffer.alloc(bytes);
+    await readPadded(this.storage, this.header.refcountTableOffset, table);
+    this.refcountTable = table;
+  }
+}
+
+/** A 64-bit entry as qemu-img prints it. */
+export function hex64(high: number, low: number): string {
+  return high === 0 ? low.toString(16) : high.toString(16) + low.toString(16).padStart(8, '0');
+}

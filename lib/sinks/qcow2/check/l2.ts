@@ -1,0 +1,140 @@
+import {
+  COMPRESSED_HIGH,
+  COMPRESSED_SECTOR,
+  COPIED_HIGH,
+  entryOffset,
+  l2Reserved,
+  ZERO_LOW,
+} from '../../../layouts/qcow2/index.ts';
+import { type CheckedImage, hex64 } from './context.ts';
+import type { ClusterCounts } from './counts.ts';
+
+export interface L2Table {
+  bytes: Buffer;
+  /** How many L1 entries refer to it. */
+  references: number;
+  /** It belongs to the active disk: its clusters count for the statistics. */
+  active: boolean;
+  /** Entries that are wrong in a way that loses nothing may be corrected in `bytes`. */
+  fix: boolean;
+}
+
+/** Counts what the entries of L2 tables refer to, and checks the entries themselves ("L2 table entry"). */
+export class L2Walk {
+  /** A standard entry without its copied flag was seen. */
+  uncopied = false;
+  readonly #image: CheckedImage;
+  readonly #counts: ClusterCounts;
+
+  constructor(image: CheckedImage, counts: ClusterCounts) {
+    this.#image = image;
+    this.#counts = counts;
+  }
+
+  /** @returns whether an entry was corrected: the table has to be written */
+  walk(table: L2Table): boolean {
+    const { l2Entries, l2EntrySize, extendedL2 } = this.#image.geometry;
+    const view = new DataView(table.bytes.buffer, table.bytes.byteOffset, table.bytes.length);
+    let corrected = false;
+    const run = { next: 0 };
+    for (let index = 0; index < l2Entries; index += 1) {
+      const at = index * l2EntrySize;
+      const high = view.getUint32(at);
+      const low = view.getUint32(at + 4);
+      if (high === 0 && low === 0 && !extendedL2) continue;
+      if ((high & COMPRESSED_HIGH) !== 0) this.#compressed(table, index, high, low);
+      else if (this.#standard(table, at, high, low, run)) corrected = true;
+    }
+    return corrected;
+  }
+
+  /** @returns whether the entry was corrected */
+  #standard(table: L2Table, at: number, high: number, low: number, run: { next: number }): boolean {
+    const { geometry, external } = this.#image;
+    if (l2Reserved(high, low)) {
+      this.#image.corrupt(`ERROR found l2 entry with reserved bits set: ${hex64(high, low)}`);
+    }
+    const offset = entryOffset(high, low);
+    const allocated = geometry.extendedL2 ? table.bytes.readUInt32BE(at + 12) : 0;
+    if (offset === 0 && !(external && high >>> 31 === 1)) {
+      if (allocated !== 0) {
+        this.#image.corrupt('ERROR: Unallocated cluster has non-zero subcluster allocation map');
+      }
+      return false;
+    }
+    if (geometry.extendedL2 && (allocated & table.bytes.readUInt32BE(at + 8)) !== 0) {
+      const where = `offset=${offset.toString(16)}`;
+      this.#image.corrupt(`ERROR ${where}: Allocated cluster has corrupted subcluster allocation bitmap`);
+    }
+    if (offset % geometry.clusterSize !== 0 && this.#unaligned(table, at, offset, low, allocated)) return true;
+    if (high >>> 31 === 0) this.uncopied = true;
+    if (table.active) this.#statistics(offset, run);
+    if (!external) this.#image.count(this.#counts, offset, geometry.clusterSize, table.references);
+    return false;
+  }
+
+  /** @returns whether the entry was corrected: it held no data, so it can read as zeros without a cluster */
+  #unaligned(table: L2Table, at: number, offset: number, low: number, allocated: number): boolean {
+    const { extendedL2 } = this.#image.geometry;
+    const hasData = extendedL2 ? allocated !== 0 : (low & ZERO_LOW) === 0;
+    const what = hasData ? 'Data' : 'Preallocated';
+    const line = `offset=${offset.toString(16)}: ${what} cluster is not properly aligned; L2 entry corrupted.`;
+    if (hasData || !table.fix) {
+      this.#image.corrupt(`ERROR ${line}`);
+      return false;
+    }
+    this.#image.report(`Repairing ${line}`);
+    this.#image.findings.corruptionsFixed += 1;
+    table.bytes.fill(0, at, at + 8);
+    // The subclusters of an extended entry say themselves what reads as zeros.
+    if (!extendedL2) table.bytes[at + 7] = ZERO_LOW;
+    return true;
+  }
+
+  #statistics(offset: number, run: { next: number }): void {
+    const { fragmentation, geometry } = this.#image;
+    fragmentation.allocatedClusters += 1;
+    if (run.next !== 0 && offset !== run.next) fragmentation.fragmentedClusters += 1;
+    run.next = offset + geometry.clusterSize;
+  }
+
+  #compressed(table: L2Table, index: number, high: number, low: number): void {
+    const image = this.#image;
+    const { geometry } = image;
+    const wrong = this.#wrongCompressed(table, index);
+    // The split between offset and sectors follows from the cluster size ("Compressed Clusters Descriptor").
+    const shift = 62 - (geometry.clusterBits - 8) - 32;
+    const offset = (high & (2 ** shift - 1)) * 0x1_0000_0000 + low;
+    const sectors = ((high & ~(COPIED_HIGH | COMPRESSED_HIGH)) >>> shift) + 1;
+    if (high >>> 31 === 1) {
+      const where = `coffset=0x${offset.toString(16)}`;
+      image.corrupt(`ERROR: ${where}: copied flag must never be set for compressed clusters`);
+    }
+    if (wrong !== null) {
+      image.corrupt(`ERROR compressed cluster ${index} ${wrong}, entry=0x${hex64((high & ~COPIED_HIGH) >>> 0, low)}`);
+      return;
+    }
+    if (table.active) this.#compressedStatistics();
+    image.count(this.#counts, offset, sectors * COMPRESSED_SECTOR - (offset % COMPRESSED_SECTOR), table.references);
+  }
+
+  /** Why there can't be a compressed cluster at all. */
+  #wrongCompressed({ bytes }: L2Table, index: number): string | null {
+    const { geometry, external } = this.#image;
+    if (external) return 'with data file';
+    const isWrong = geometry.extendedL2 && !isZeroBitmap(bytes, index * geometry.l2EntrySize);
+    return isWrong ? 'with non-zero subcluster allocation bitmap' : null;
+  }
+
+  /** A compressed cluster is a fragment by its nature: it begins anywhere. */
+  #compressedStatistics(): void {
+    const { fragmentation } = this.#image;
+    fragmentation.allocatedClusters += 1;
+    fragmentation.compressedClusters += 1;
+    fragmentation.fragmentedClusters += 1;
+  }
+}
+
+function isZeroBitmap(table: Buffer, at: number): boolean {
+  return table.readUInt32BE(at + 8) === 0 && table.readUInt32BE(at + 12) === 0;
+}
