@@ -11,9 +11,11 @@ import { DiskModel, pattern, Random } from '../support/model.ts';
 import { sparseDisk } from '../support/sparse-disk.ts';
 import { withTmpDir } from '../support/tmp.ts';
 import { tool } from '../support/tools.ts';
+import { makeVhd, utf16 } from '../support/vpc-images.ts';
 
 const qemuImg = tool('qemu-img');
 const qemuIo = tool('qemu-io');
+const sevenZip = tool('7zz');
 const MIB = 1024 * 1024;
 const GIB = 1024 * MIB;
 const SUBFORMATS = ['dynamic', 'fixed'];
@@ -206,6 +208,38 @@ test('the largest disks are written to at their ends, and read, by both', async 
         t.true(found.equals(Buffer.alloc(length, 5)));
       }
       await image.close();
+    }
+  });
+});
+
+test('7-Zip reads what is written here, and differencing disks, of which qemu-img knows nothing, as they are read here', async (t) => {
+  if (sevenZip.missing(t)) return;
+  await withTmpDir(async (directory) => {
+    const unpacked = (path: string) => sevenZip.run(['x', '-so', '-tvhd', path], { cwd: directory }).stdout;
+    const raw = join(directory, 'disk.raw');
+    const bottom = sparseDisk(5 * MIB + 512, 1);
+    writeFileSync(raw, bottom);
+    for (const subformat of SUBFORMATS) {
+      const path = join(directory, `${subformat}.vhd`);
+      const createOptions = { subformat, force_size: 'on' };
+      const inputs = [{ filename: raw, format: 'raw' }];
+      await convert({ inputs, output: { filename: path }, outputFormat: 'vpc', createOptions });
+      t.true(unpacked(path).equals(bottom), subformat);
+    }
+    const uniqueId = Buffer.alloc(16, 1);
+    writeFileSync(join(directory, 'parent.vhd'), makeVhd({ disk: bottom, uniqueId }));
+    for (const blockSize of [2 * MIB, 512 * 1024]) {
+      const random = new Random(blockSize);
+      const disk = sparseDisk(bottom.length, blockSize);
+      const sectors = Array.from({ length: disk.length / 512 }, () => random.below(3) === 0);
+      const locators = [['W2ru', utf16('.\\parent.vhd')]] as const;
+      const parent = { uniqueId, locators, name: 'parent.vhd' };
+      const child = join(directory, 'child.vhd');
+      writeFileSync(child, makeVhd({ disk, blockSize, present: (sector) => sectors[sector], parent }));
+      const image = await openImage(child, { drivers: drivers() });
+      const found = await readAll(image.chain).finally(() => image.close());
+      t.false(found.equals(bottom));
+      t.true(unpacked(child).equals(found), `${blockSize}`);
     }
   });
 });
