@@ -45,7 +45,7 @@ async function sandbox(): Promise<{ directory: string; environment: NodeJS.Proce
 
 test('every sh and js example of the README runs', async (t) => {
   t.timeout(180_000);
-  for (const name of ['bash', 'gzip']) if (tool(name).missing(t)) return;
+  for (const name of ['bash', 'gzip', 'tar']) if (tool(name).missing(t)) return;
   const { directory, environment } = await sandbox();
   t.teardown(() => rmSync(directory, { recursive: true, force: true }));
   const blocks = blocksOf(readFileSync(join(root, 'README.md'), 'utf8'));

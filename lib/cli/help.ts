@@ -64,7 +64,7 @@ Parameters of create:
   '-u' does not open the backing file; 'size' must then be given
 
 Parameters of convert:
-  '-c' compresses the output (qcow2)
+  '-c' compresses the output (qcow2, qcow, vmdk)
   '-n' writes into an image that exists
   '-S' is the shortest run of zeros that is left out of the output: bytes, 4k by
        default; 0 writes zeros as they are and allocates all of the output

@@ -12,8 +12,8 @@ const EDGES = 60;
 const UNITS = 40;
 
 /** Formats with blocks of a MiB make files that take their time to copy: of these, fewer cases. */
-const BYTES_TO_MUTATE = 4 * 1024 ** 3;
-const MIN_CASES = 500;
+const BYTES_TO_MUTATE = 2 * 1024 ** 3;
+const MIN_CASES = 300;
 
 const PLANS: Record<PlanName, (bytes: Buffer, anatomy: Anatomy) => Mutation[]> = {
   sound: () => [{ name: 'as it is', apply: (bytes) => bytes }],
