@@ -51,7 +51,7 @@ export class RefcountComparison {
     this.#image = image;
     this.#counts = counts;
     this.#options = options;
-    this.#clusters = image.clusters;
+    this.#clusters = image.countedClusters;
   }
 
   async run(): Promise<Comparison> {

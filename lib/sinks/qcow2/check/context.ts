@@ -59,6 +59,8 @@ export class CheckedImage {
   fragmentation: Fragmentation = { allocatedClusters: 0, fragmentedClusters: 0, compressedClusters: 0 };
   /** Where corruptions are noted as well, while somebody collects them. */
   noted: string[] | null = null;
+  /** Behind the last cluster that was counted: by less than a cluster, that may lie past the end of the file. */
+  #counted = 0;
   #budget = 0;
 
   constructor(storage: Storage, { header, tail, geometry }: Qcow2Head, report: (line: string) => void) {
@@ -83,6 +85,11 @@ export class CheckedImage {
     this.report(line);
     this.findings.corruptions += 1;
     this.noted?.push(line);
+  }
+
+  /** Clusters whose refcounts matter: those of the file, and what was counted. */
+  get countedClusters(): number {
+    return Math.max(this.clusters, this.#counted);
   }
 
   /** Begins a new walk over all tables. */
@@ -114,6 +121,7 @@ export class CheckedImage {
       return;
     }
     const end = Math.floor((offset + bytes - 1) / clusterSize);
+    if (end >= this.#counted) this.#counted = end + 1;
     for (let cluster = Math.floor(offset / clusterSize); cluster <= end; cluster += 1) {
       const sum = counts.add(cluster, references);
       if (sum > this.maxRefcount) this.#overflow(counts, cluster);

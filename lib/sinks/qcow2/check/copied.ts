@@ -30,7 +30,7 @@ export class CopiedCheck {
   constructor(image: CheckedImage, options: CopiedOptions) {
     this.#image = image;
     this.#options = options;
-    this.#clusters = image.clusters;
+    this.#clusters = image.countedClusters;
   }
 
   async run(): Promise<void> {

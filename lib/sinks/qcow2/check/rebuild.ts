@@ -80,7 +80,7 @@ class Planner {
   #end: number;
 
   constructor(image: CheckedImage, counts: ClusterCounts, reuse: boolean) {
-    const { storage, geometry, clusters } = image;
+    const { storage, geometry, countedClusters: clusters } = image;
     this.#image = image;
     this.#counts = counts;
     this.#perBlock = geometry.refcountsPerBlock;
