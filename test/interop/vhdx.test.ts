@@ -30,8 +30,8 @@ test.before(async () => {
 test.after.always(() => program?.remove());
 
 /**
- * Without what is random in each file: who made it, sequence numbers, GUIDs and the checksums over them. And without the flag that
- * BAT and metadata regions must be understood: the specification wants it, and QEMU leaves it out.
+ * Without what is random in each file: who made it, sequence numbers, GUIDs and the checksums over them. And without
+ * the flag that BAT and metadata regions must be understood: the specification wants it, and QEMU leaves it out.
  */
 function comparable(bytes: Buffer): Buffer {
   const metadata = Number(bytes.readBigUInt64LE(192 * KIB + 16 + 32 + 16));

@@ -1,6 +1,6 @@
 /**
- * Makes VHDX files that no tool here makes: large sectors, differencing disks, logs that were never replayed. Written after
- * [MS-VHDX], without the library's own encoders, so that both can be held against each other.
+ * Makes VHDX files that no tool here makes: large sectors, differencing disks, logs that were never replayed. Written
+ * after [MS-VHDX], without the library's own encoders, so that both can be held against each other.
  */
 
 const KIB = 1024;

@@ -57,8 +57,8 @@ export function entryState(bytes: Buffer, at: number): number {
 }
 
 /**
- * The offset in bytes that the entry at `at` has. Bits 20 and up count mebibytes, so they are the offset as they stand; those
- * between them and the state are reserved, and ignored.
+ * The offset in bytes that the entry at `at` has. Bits 20 and up count mebibytes, so they are the offset as they stand;
+ * those between them and the state are reserved, and ignored.
  */
 export function entryOffset(bytes: Buffer, at: number): number {
   const value = readU64LE(bytes, at, 'The offset of a block');

@@ -46,8 +46,8 @@ function textAt(item: Buffer, offset: number, length: number): string {
 }
 
 /**
- * The parent's filename as this system writes it. Windows' absolute paths lead nowhere here: of these the last part counts, so
- * the parent is looked for beside its child. Null where the locator names none.
+ * The parent's filename as this system writes it. Windows' absolute paths lead nowhere here: of these the last part
+ * counts, so the parent is looked for beside its child. Null where the locator names none.
  */
 export function parentFilename({ relativePath, absolutePath, volumePath }: ParentLocator): string | null {
   if (relativePath !== null && relativePath !== '') return plain(relativePath.replaceAll('\\', '/'));

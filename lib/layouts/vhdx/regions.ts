@@ -39,8 +39,8 @@ function isValid(table: Buffer): boolean {
 }
 
 /**
- * The regions of the first valid copy of the table. `corrupt` where there is none, where regions overlap or one of the two
- * is missing; `unsupported` for a required region that is not known.
+ * The regions of the first valid copy of the table. `corrupt` where there is none, where regions overlap or one of the
+ * two is missing; `unsupported` for a required region that is not known.
  */
 export function decodeRegions(copies: readonly Buffer[]): VhdxRegions {
   const table = copies.find(isValid);

@@ -27,8 +27,8 @@ export interface VhdxCreateRequest {
 }
 
 /**
- * Makes a new image in `storage` and returns it open for writing. The first 64 KiB stay empty until `close`, so that what an
- * interrupted program leaves behind isn't taken for an image.
+ * Makes a new image in `storage` and returns it open for writing. The first 64 KiB stay empty until `close`, so that
+ * what an interrupted program leaves behind isn't taken for an image.
  */
 export async function createVhdx({ storage, size, options }: VhdxCreateRequest): Promise<BlockTarget> {
   const settings = checkSettings(options, size);

@@ -2,8 +2,8 @@ import { encodeHeader, HEADERS_AT, type VhdxHeader } from '../../layouts/vhdx/in
 import type { Storage } from '../../storage/storage.ts';
 
 /**
- * Both headers of a file that is written to. A change goes into the one that is not current and makes it so (section 2.2.2.1): one of
- * them is valid at any moment.
+ * Both headers of a file that is written to. A change goes into the one that is not current and makes it so (section
+ * 2.2.2.1): one of them is valid at any moment.
  */
 export class VhdxHeaders {
   readonly #storage: Storage;

@@ -8,7 +8,7 @@ import {
   type SectorUpdate,
 } from '../../layouts/vhdx/index.ts';
 import { SectorOverlay } from '../../sources/vhdx/overlay.ts';
-import type { Storage } from '../../storage/storage.ts';
+import { readPadded, type Storage } from '../../storage/storage.ts';
 import { Mutex } from '../locks.ts';
 import type { VhdxHeaders } from './headers.ts';
 
@@ -18,8 +18,9 @@ const MAX_UPDATES = 1024;
 const traceLog = tracePoint('vhdx_write_log');
 
 /**
- * A file whose structures change through its log (section 2.3). What is written here waits, and reads as written; `commit`
- * brings it to the log and then to its place. An entry is a sequence of its own: what is in the ones before has arrived by then.
+ * A file whose structures change through its log (section 2.3). What is written here waits, and reads as written;
+ * `commit` brings it to the log and then to its place. An entry is a sequence of its own: what is in the ones before
+ * has arrived by then.
  */
 export class Journal extends SectorOverlay {
   readonly #headers: VhdxHeaders;
@@ -41,7 +42,7 @@ export class Journal extends SectorOverlay {
       const end = offset + buffer.length;
       for (let at = offset - (offset % LOG_SECTOR); at < end; at += LOG_SECTOR) {
         const sector = Buffer.alloc(LOG_SECTOR);
-        await this.read(at, sector);
+        await readPadded(this, at, sector);
         const from = Math.max(at, offset);
         const changed = buffer.subarray(from - offset, Math.min(end, at + LOG_SECTOR) - offset);
         // A page of a table is written whole for one entry's sake; what is as it was needs no log.
@@ -63,8 +64,8 @@ export class Journal extends SectorOverlay {
   }
 
   /**
-   * Logs what waits, and puts it in its place: an interruption leaves the old or the new, and a log that tells the new. What it
-   * refers to must be on the disk, and the file as long as it will be.
+   * Logs what waits, and puts it in its place: an interruption leaves the old or the new, and a log that tells the new.
+   * What it refers to must be on the disk, and the file as long as it will be.
    */
   async commit(): Promise<void> {
     const most = updatesFor(this.#headers.current.logLength);
@@ -121,8 +122,8 @@ export class Journal extends SectorOverlay {
 }
 
 /**
- * Sectors that one entry can take: of three entries that follow each other in the ring, no two overlap, so that an entry that is
- * being written never spoils the one before it, which still counts.
+ * Sectors that one entry can take: of three entries that follow each other in the ring, no two overlap, so that an
+ * entry that is being written never spoils the one before it, which still counts.
  */
 function updatesFor(logLength: number): number {
   let most = 1;

@@ -21,8 +21,8 @@ const LAST_SEQUENCE = 2n ** 64n - 2n ** 32n;
 const traceOpen = tracePoint('vhdx_open_target');
 
 /**
- * Opens an existing image for writing; what is in its log is brought to its place first. A differencing disk is refused: its parent
- * is read, and never written around.
+ * Opens an existing image for writing; what is in its log is brought to its place first. A differencing disk is
+ * refused: its parent is read, and never written around.
  */
 export async function openVhdxTarget(request: SourceRequest): Promise<BlockTarget> {
   try {
@@ -74,8 +74,9 @@ async function replayLog(storage: Storage): Promise<void> {
 }
 
 /**
- * Where the next block can go: behind all that the file has, and behind the last block that the BAT tells of, within which the file may end.
- * `corrupt` for a block of which it has nothing: whatever were written next would share its place.
+ * Where the next block can go: behind all that the file has, and behind the last block that the BAT tells of, within
+ * which the file may end. `corrupt` for a block of which it has nothing: whatever were written next would share its
+ * place.
  */
 async function endOfBlocks(head: VhdxHead): Promise<number> {
   const { storage } = head;

@@ -6,8 +6,8 @@ import { ALIGNMENT, MAX_BLOCK_SIZE, MAX_DISK_SIZE, MIB } from '../../layouts/vhd
 const GIB = 1024 * MIB;
 
 /**
- * The keys of `-o` in the order of `-o help`. `subformat` is a string here, so that the complaint about a wrong one comes after the
- * line `Formatting …`, as qemu-img's does.
+ * The keys of `-o` in the order of `-o help`. `subformat` is a string here, so that the complaint about a wrong one
+ * comes after the line `Formatting …`, as qemu-img's does.
  */
 export const vhdxCreateOptions = defineOptions({
   block_size: {

@@ -9,7 +9,9 @@ import { Block } from '../../sources/block-table.ts';
 import { decodePayload, type EntryContext } from '../../sources/vhdx/tables.ts';
 import type { WritableShape } from '../blocks/tables.ts';
 
-/** A page is a sector of the log, or a chunk where that is less: between its entries there is none of a sector bitmap. */
+/**
+ * A page is a sector of the log, or a chunk where that is less: between its entries there is none of a sector bitmap.
+ */
 const MAX_PAGE_ENTRIES = 512;
 
 /** The BAT of a disk without parent, for writing. `geometry` may change with the disk's size. */

@@ -21,7 +21,9 @@ import { completeNew } from './structures.ts';
 
 const FORMAT = 'vhdx';
 
-/** Blocks are of megabytes: what is zeros in one is left out, and stays a hole of the file. A page of a file system's. */
+/**
+ * Blocks are of megabytes: what is zeros in one is left out, and stays a hole of the file. A page of a file system's.
+ */
 export const SPARSE_UNIT = 4096;
 
 export interface VhdxStoreOptions {
@@ -160,10 +162,15 @@ export class VhdxStore implements BlockStore {
 
   async resize(size: number): Promise<void> {
     const next = this.#resized(size);
-    const old = this.#head.geometry.blocks;
+    const { geometry } = this.#head;
     this.#head.geometry = batGeometry(next);
-    await this.#clearEntries(old, this.#head.geometry.blocks);
-    await this.commit();
+    try {
+      await this.#clearEntries(geometry.blocks, this.#head.geometry.blocks);
+      await this.commit();
+    } catch (error) {
+      this.#head.geometry = geometry;
+      throw error;
+    }
     // Entries before the size that counts them in: a crash between both leaves the old disk.
     this.#head.parameters = next;
     if (this.#journal === null) return;

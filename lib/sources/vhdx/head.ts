@@ -52,8 +52,9 @@ export async function readHeader(storage: Storage): Promise<{ header: VhdxHeader
 }
 
 /**
- * Reads and checks headers, region tables and metadata (sections 2.2 and 2.6). What a log says is replayed in memory: the file
- * stays as it is. `corrupt` where the structures contradict themselves, `unsupported` for what is required and not known.
+ * Reads and checks headers, region tables and metadata (sections 2.2 and 2.6). What a log says is replayed in memory:
+ * the file stays as it is. `corrupt` where the structures contradict themselves, `unsupported` for what is required and
+ * not known.
  */
 export async function readHead(file: Storage): Promise<VhdxHead> {
   const { header, slot } = await readHeader(file);

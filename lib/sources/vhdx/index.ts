@@ -11,11 +11,14 @@ import { VhdxTables } from './tables.ts';
 
 const FORMAT = 'vhdx';
 
+/** Blocks are of megabytes, and often mostly holes: holes are looked for where the file lacks a few of these. */
+const HOLE_UNIT = 64 * 1024;
+
 const traceOpen = tracePoint('vhdx_open');
 
 /**
- * Opens a VHDX image for reading: dynamic, fixed or differencing. What is in the log of a file that was not closed counts, and
- * the file stays as it is. Throws an ImageError with file and format.
+ * Opens a VHDX image for reading: dynamic, fixed or differencing. What is in the log of a file that was not closed
+ * counts, and the file stays as it is. Throws an ImageError with file and format.
  */
 export async function openVhdx(request: SourceRequest): Promise<BlockSource> {
   try {
@@ -46,6 +49,6 @@ async function open(request: SourceRequest): Promise<BlockSource> {
     describe: () => ({ clusterSize: blockSize }),
     writable: request.writable,
     opaque: true,
-    showHoles: request.metadataOnly !== true && (await isSparse(request.storage, blockSize)),
+    showHoles: request.metadataOnly !== true && (await isSparse(request.storage, HOLE_UNIT)),
   });
 }

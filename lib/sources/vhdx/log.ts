@@ -38,8 +38,8 @@ const MAX_PADDING = 16 * LOG_SECTOR;
 const traceReplay = tracePoint('vhdx_replay_log');
 
 /**
- * The log of a file that was not closed (section 2.3): a ring of entries, of which the active sequence has to be replayed. All
- * lengths are checked against the log's, and the log's against the file's.
+ * The log of a file that was not closed (section 2.3): a ring of entries, of which the active sequence has to be
+ * replayed. All lengths are checked against the log's, and the log's against the file's.
  */
 export class VhdxLog {
   readonly #storage: Storage;
@@ -57,9 +57,10 @@ export class VhdxLog {
   }
 
   /**
-   * Finds the newest complete sequence of entries (section 2.3.3), oldest entry first. A log without entries, or with nothing but a first
-   * one that was cut off, is what an interrupted writer leaves: as for QEMU, there is nothing to replay. `corrupt` where an entry
-   * says that there were others and none is complete, or where the file is shorter than it was when the sequence was written.
+   * Finds the newest complete sequence of entries (section 2.3.3), oldest entry first. A log without entries, or with
+   * nothing but a first one that was cut off, is what an interrupted writer leaves: as for QEMU, there is nothing to
+   * replay. `corrupt` where an entry says that there were others and none is complete, or where the file is shorter
+   * than it was when the sequence was written.
    */
   async activeSequence(): Promise<PlacedEntry[]> {
     const { logLength, logOffset } = this.#header;

@@ -13,8 +13,9 @@ export function parentReference({ locator }: VhdxHead): BackingReference | null 
 }
 
 /**
- * Compares the parent's DataWriteGuid with the one that the locator has (section 2.6.2.6.3): a parent that was written to no longer
- * fits its child. `corrupt` where it doesn't; a parent that can't be opened is whoever's business opens the chain.
+ * Compares the parent's DataWriteGuid with the one that the locator has (section 2.6.2.6.3): a parent that was written
+ * to no longer fits its child. `corrupt` where it doesn't; a parent that can't be opened is whoever's business opens
+ * the chain.
  */
 export async function checkLinkage({ locator }: VhdxHead, { storage, gate }: SourceRequest): Promise<void> {
   const filename = locator === null ? null : parentFilename(locator);
