@@ -51,7 +51,8 @@ for (const subformat of SUBFORMATS) {
     if (subformat.startsWith('twoGb')) sizes.push(2 * GIB, 2 * GIB + 512);
     for (const [index, size] of sizes.filter((each) => !subformat.endsWith('Flat') || each < 4e6).entries()) {
       const { zeroed_grain, ...rest } = OPTIONS[index % OPTIONS.length] as Record<string, string>;
-      const zero = zeroed_grain === undefined || subformat.endsWith('Flat') ? {} : { zeroed_grain };
+      const zero: Record<string, string> =
+        zeroed_grain === undefined || subformat.endsWith('Flat') ? {} : { zeroed_grain };
       const options: Record<string, string> = { subformat, ...rest, ...zero };
       await withTmpDir(async (ours) => {
         await withTmpDir(async (theirs) => {
