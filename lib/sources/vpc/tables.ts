@@ -1,4 +1,5 @@
 import { ensure } from '../../core/errors.ts';
+import { isZero } from '../../core/pool.ts';
 import { tracePoint } from '../../core/trace.ts';
 import { BAT_ENTRY_SIZE, BAT_UNUSED, DiskType, SECTOR, tableBytes } from '../../layouts/vpc/index.ts';
 import { readPadded, type Storage } from '../../storage/storage.ts';
@@ -9,6 +10,7 @@ import type { DynamicHead } from './head.ts';
 /** Entries that are read at once: 64 KiB. */
 const PAGE_ENTRIES = 16 * 1024;
 const SCAN_BYTES = 1024 * 1024;
+const UNUSED = Buffer.alloc(64 * 1024, 0xff);
 
 const traceScan = tracePoint('vpc_scan_table');
 
@@ -73,10 +75,21 @@ async function lastEntry(storage: Storage, offset: number, length: number): Prom
   for (let done = 0; done < length; done += buffer.length) {
     const part = buffer.subarray(0, Math.min(buffer.length, length - done));
     await readPadded(storage, offset + done, part);
-    for (let at = 0; at < part.length; at += BAT_ENTRY_SIZE) {
-      const entry = part.readUInt32BE(at);
-      if (entry > last && entry !== BAT_UNUSED) last = entry;
+    for (let at = 0; at < part.length; at += UNUSED.length) {
+      last = Math.max(last, lastOf(part.subarray(at, at + UNUSED.length)));
     }
+  }
+  return last;
+}
+
+/** Most of a large table is all the same, and passed over at the speed of memory. */
+function lastOf(entries: Buffer): number {
+  if (entries.compare(UNUSED, 0, entries.length) === 0) return -1;
+  if (isZero(entries)) return 0;
+  let last = -1;
+  for (let at = 0; at < entries.length; at += BAT_ENTRY_SIZE) {
+    const entry = entries.readUInt32BE(at);
+    if (entry > last && entry !== BAT_UNUSED) last = entry;
   }
   return last;
 }
