@@ -1,7 +1,7 @@
 import { writeRefcount } from '../../../layouts/qcow2/index.ts';
 import type { PageImage } from '../../pages.ts';
 import { writePages } from '../../pages.ts';
-import { BATCH_BYTES, readAhead, readClusters } from './clusters.ts';
+import { BATCH_BYTES, ClusterReader, readAhead } from './clusters.ts';
 import type { CheckedImage, Fix } from './context.ts';
 import type { ClusterCounts } from './counts.ts';
 import { refcountBlockOffset } from './metadata.ts';
@@ -58,12 +58,9 @@ export class RefcountComparison {
     const { storage, geometry } = this.#image;
     const { clusterSize } = geometry;
     const most = Math.max(1, Math.floor(BATCH_BYTES / clusterSize));
+    const clusters = new ClusterReader(storage, clusterSize);
     const load = (batch: readonly Block[]) =>
-      readClusters(
-        storage,
-        batch.filter((block) => this.#isReadable(block)).map(({ offset }) => offset),
-        clusterSize,
-      );
+      clusters.read(batch.filter((block) => this.#isReadable(block)).map(({ offset }) => offset));
     for await (const { batch, loaded } of readAhead(this.#blocks(), { most, load })) {
       const changed: PageImage[] = [];
       for (const block of batch) {
@@ -72,6 +69,7 @@ export class RefcountComparison {
         else if (this.#compare(block, bytes)) changed.push({ offset: block.offset, bytes: bytes as Buffer });
       }
       if (changed.length > 0) await this.#write(changed);
+      clusters.release(loaded);
     }
     return this.#result;
   }
@@ -112,7 +110,7 @@ export class RefcountComparison {
     const refcountOf = refcountReader(bytes, this.#image.geometry.refcountBits);
     const counts = this.#counts;
     let changed = false;
-    for (let cluster = first; cluster < end; cluster += 1) {
+    for (let cluster = first + this.#equal(block, bytes); cluster < end; cluster += 1) {
       const refcount = refcountOf(cluster - first);
       const references = counts.get(cluster);
       if (refcount === references) {
@@ -127,6 +125,31 @@ export class RefcountComparison {
       } else if (this.#options.adopt) counts.set(cluster, refcount);
     }
     return changed;
+  }
+
+  /**
+   * The hot path: refcounts of the usual width, looked at until one differs from what was counted.
+   * @returns how many clusters of the block need no further look
+   */
+  #equal(block: Block, bytes: Buffer | null): number {
+    const { first, end } = this.#clustersOf(block);
+    if (bytes === null || this.#image.geometry.refcountBits !== 16) return 0;
+    const { pageClusters } = this.#counts;
+    let cluster = first;
+    while (cluster < end) {
+      const page = this.#counts.bytesOf(cluster);
+      if (page === null) break;
+      const stop = Math.min(end, cluster - (cluster % pageClusters) + pageClusters);
+      const equal = equalRefcounts(bytes, cluster - first, page.subarray(cluster % pageClusters), stop - cluster);
+      cluster += equal;
+      if (cluster < stop) break;
+    }
+    for (let last = cluster - 1; last >= first; last -= 1) {
+      if (this.#counts.get(last) === 0) continue;
+      this.#result.highest = last;
+      break;
+    }
+    return cluster - first;
   }
 
   /** @returns whether the refcount is to be corrected */
@@ -163,6 +186,17 @@ export class RefcountComparison {
       await storage.discard(first * geometry.clusterSize, (end - first) * geometry.clusterSize);
     }
   }
+}
+
+/** How many 16-bit refcounts of a block, from `index` on, equal the counts. */
+function equalRefcounts(block: Buffer, index: number, counts: Uint8Array, most: number): number {
+  let at = index * 2;
+  let equal = 0;
+  while (equal < most && block[at] === 0 && block[at + 1] === counts[equal]) {
+    equal += 1;
+    at += 2;
+  }
+  return equal;
 }
 
 /** The refcount at an index of a block, of any width; 64-bit ones beyond 2^53 come out close by. */

@@ -128,6 +128,15 @@ export class CheckedImage {
     }
   }
 
+  /** `count` for whole clusters, all of which the file has. */
+  countRun(counts: ClusterCounts, first: number, clusters: number, references: number): void {
+    if (first + clusters > this.#counted) this.#counted = first + clusters;
+    if (counts.addRun(first, clusters, references) <= this.maxRefcount) return;
+    for (let cluster = first; cluster < first + clusters; cluster += 1) {
+      if (counts.get(cluster) > this.maxRefcount) this.#overflow(counts, cluster);
+    }
+  }
+
   #overflow(counts: ClusterCounts, cluster: number): void {
     counts.set(cluster, this.maxRefcount);
     this.corrupt(

@@ -1,5 +1,5 @@
 import { COMPRESSED_HIGH, COPIED_HIGH, entryOffset, readRefcount } from '../../../layouts/qcow2/index.ts';
-import { BATCH_BYTES, readAhead, readClusters } from './clusters.ts';
+import { BATCH_BYTES, ClusterReader, readAhead } from './clusters.ts';
 import { type CheckedImage, hex64 } from './context.ts';
 import type { ClusterCounts } from './counts.ts';
 import { overlapsMetadata, refcountBlockOffset } from './metadata.ts';
@@ -24,6 +24,7 @@ export class CopiedCheck {
   readonly #image: CheckedImage;
   readonly #options: CopiedOptions;
   readonly #clusters: number;
+  readonly #reader: ClusterReader;
   readonly #seen = new Set<number>();
   readonly #blocks = new Map<number, Buffer>();
 
@@ -31,6 +32,7 @@ export class CopiedCheck {
     this.#image = image;
     this.#options = options;
     this.#clusters = image.countedClusters;
+    this.#reader = new ClusterReader(image.storage, image.geometry.clusterSize);
   }
 
   async run(): Promise<void> {
@@ -46,6 +48,7 @@ export class CopiedCheck {
         const bytes = loaded.get(visit.offset);
         if (bytes !== undefined) await this.#entries(visit.offset, bytes);
       }
+      this.#reader.release(loaded);
     }
   }
 
@@ -61,7 +64,7 @@ export class CopiedCheck {
       if (this.#seen.size < MAX_SEEN) this.#seen.add(offset);
       due.add(offset);
     }
-    return readClusters(storage, due, geometry.clusterSize);
+    return this.#reader.read(due);
   }
 
   /** @returns false where the table's refcount can't be told: nothing below it is looked at */
@@ -144,8 +147,7 @@ export class CopiedCheck {
   async #block(offset: number): Promise<Buffer> {
     const known = this.#blocks.get(offset);
     if (known !== undefined) return known;
-    const { storage, geometry } = this.#image;
-    const block = (await readClusters(storage, [offset], geometry.clusterSize)).get(offset) as Buffer;
+    const block = (await this.#reader.read([offset])).get(offset) as Buffer;
     if (this.#blocks.size >= MAX_BLOCKS) this.#blocks.clear();
     this.#blocks.set(offset, block);
     return block;

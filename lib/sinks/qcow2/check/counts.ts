@@ -37,6 +37,37 @@ export class ClusterCounts {
     return sum;
   }
 
+  /** Adds to the counts of clusters that lie together, and returns the largest sum. */
+  addRun(first: number, clusters: number, amount: number): number {
+    let largest = 0;
+    for (let cluster = first; cluster < first + clusters; ) {
+      const index = cluster >>> this.#bits;
+      const page = index === this.#lastIndex ? this.#last : this.#pageForWrite(index);
+      const from = cluster & (this.pageClusters - 1);
+      const to = Math.min(this.pageClusters, from + first + clusters - cluster);
+      let at = from;
+      for (; at < to; at += 1) {
+        const sum = page[at] + amount;
+        if (sum > largest) largest = sum;
+        // Such a page is replaced by a wider one: what is left goes on with that.
+        if (sum > 255) break;
+        page[at] = sum;
+      }
+      cluster += at - from;
+      if (at === to) continue;
+      this.add(cluster, amount);
+      cluster += 1;
+    }
+    if (largest > 1) this.shared = true;
+    return largest;
+  }
+
+  /** The page that counts `cluster` if its numbers take a byte each; null where it is wide, or nothing was counted. */
+  bytesOf(cluster: number): Uint8Array | null {
+    const page = this.#pages.get(cluster >>> this.#bits);
+    return page instanceof Uint8Array ? page : null;
+  }
+
   get(cluster: number): number {
     const index = cluster >>> this.#bits;
     const page = index === this.#lastIndex ? this.#last : this.#pages.get(index);

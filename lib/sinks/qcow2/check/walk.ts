@@ -1,5 +1,5 @@
 import { entryOffset, l1Reserved } from '../../../layouts/qcow2/index.ts';
-import { BATCH_BYTES, readAhead, readClusters } from './clusters.ts';
+import { BATCH_BYTES, ClusterReader, readAhead } from './clusters.ts';
 import { type CheckedImage, type Fix, hex64 } from './context.ts';
 import { ClusterCounts } from './counts.ts';
 import { L2Walk } from './l2.ts';
@@ -57,6 +57,7 @@ export class TableWalk {
   readonly #counts: ClusterCounts;
   readonly #fix: Fix;
   readonly #l2: L2Walk;
+  readonly #clusters: ClusterReader;
   /** L1 entries that refer to the table in a cluster; 0 once it has been walked. */
   readonly #references = new ClusterCounts(TABLE_PAGE_BITS);
   readonly #walked = new Map<number, WalkedTable>();
@@ -69,6 +70,7 @@ export class TableWalk {
     this.#counts = counts;
     this.#fix = fix;
     this.#l2 = new L2Walk(image, counts);
+    this.#clusters = new ClusterReader(image.storage, image.geometry.clusterSize);
   }
 
   /** Some entry has no copied flag. */
@@ -96,6 +98,7 @@ export class TableWalk {
         if (visit.offset === 0) await this.#emptyEntry(place, visit);
         else await this.#visit(visit, loaded.get(visit.offset), active);
       }
+      this.#clusters.release(loaded);
     }
   }
 
@@ -123,11 +126,11 @@ export class TableWalk {
   }
 
   async #load(batch: readonly L1Visit[]): Promise<Map<number, Buffer>> {
-    const { storage, geometry } = this.#image;
+    const { geometry } = this.#image;
     const due = new Set<number>();
     for (const { offset } of batch) if (this.#isDue(offset)) due.add(offset);
     this.#image.spend(due.size * geometry.clusterSize);
-    return readClusters(storage, due, geometry.clusterSize);
+    return this.#clusters.read(due);
   }
 
   async #visit({ high, low, offset }: L1Visit, bytes: Buffer | undefined, active: boolean): Promise<void> {
