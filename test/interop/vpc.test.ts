@@ -212,7 +212,7 @@ test('the largest disks are written to at their ends, and read, by both', async 
   });
 });
 
-test('7-Zip reads what is written here, and differencing disks, of which qemu-img knows nothing, as they are read here', async (t) => {
+test('7-Zip reads what is written here, and differencing disks, unlike qemu-img, as we do', async (t) => {
   if (sevenZip.missing(t)) return;
   await withTmpDir(async (directory) => {
     const unpacked = (path: string) => sevenZip.run(['x', '-so', '-tvhd', path], { cwd: directory }).stdout;

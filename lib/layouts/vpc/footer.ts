@@ -1,7 +1,9 @@
 import { ensure } from '../../core/errors.ts';
 import { type DiskGeometry, geometrySectors, MAX_CHS_SECTORS } from './geometry.ts';
 
-/** "Hard Disk Footer Format" of Microsoft's Virtual Hard Disk Image Format Specification 1.0; all numbers big-endian. */
+/**
+ * "Hard Disk Footer Format" of Microsoft's Virtual Hard Disk Image Format Specification 1.0; all numbers big-endian.
+ */
 export const FOOTER_SIZE = 512;
 export const SECTOR = 512;
 /** What Virtual PC before 2004 wrote. */
@@ -38,8 +40,8 @@ const FORMAT_VERSION = 0x0001_0000;
 const NO_DATA_OFFSET = 0xffff_ffff_ffff_ffffn;
 
 /**
- * Creators whose field "Current Size" is the disk's size. With all others (Virtual PC, and QEMU under its usual name) the
- * geometry says how large the disk is, whatever the field has.
+ * Creators whose field "Current Size" is the disk's size. With all others (Virtual PC, and QEMU under its usual name)
+ * the geometry says how large the disk is, whatever the field has.
  */
 const SIZE_CREATORS: readonly string[] = [
   'win ', // Hyper-V
@@ -153,7 +155,10 @@ export function checksum(bytes: Buffer, at: number): number {
   return ~sum >>> 0;
 }
 
-/** 64 bits that may hold anything: inexact from 2^53 on, where no file reaches, and infinite from 2^63 on, as QEMU tells it apart. */
+/**
+ * 64 bits that may hold anything: inexact from 2^53 on, where no file reaches, and infinite from 2^63 on, as QEMU
+ * tells it apart.
+ */
 export function readWide(bytes: Buffer, at: number): number {
   const high = bytes.readUInt32BE(at);
   return high >= 0x8000_0000 ? Number.POSITIVE_INFINITY : high * 0x1_0000_0000 + bytes.readUInt32BE(at + 4);

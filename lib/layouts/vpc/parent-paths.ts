@@ -1,6 +1,6 @@
 /**
- * Names of a parent as paths of this machine: slashes instead of backslashes, nothing of Windows' drives and shares. What is not
- * absolute is relative to the directory of the child.
+ * Names of a parent as paths of this machine: slashes instead of backslashes, nothing of Windows' drives and shares.
+ * What is not absolute is relative to the directory of the child.
  */
 
 /** The path in a parent locator's bytes; null where they hold none, or the platform is not known here. */

@@ -4,8 +4,8 @@ import type { Storage } from '../../storage/storage.ts';
 const MAX_KNOWN = 64 * 1024;
 
 /**
- * The sector bitmaps of a disk that is written to. As QEMU does, a block that is there is there with all of its sectors: readers
- * that heed the bitmap must not take what is written for unused.
+ * The sector bitmaps of a disk that is written to. As QEMU does, a block that is there is there with all of its
+ * sectors: readers that heed the bitmap must not take what is written for unused.
  */
 export class WholeBitmaps {
   readonly #storage: Storage;

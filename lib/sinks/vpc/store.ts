@@ -27,8 +27,8 @@ export interface VpcStoreOptions {
 }
 
 /**
- * The tables and the space of a dynamic disk. Blocks are appended where the footer was, and the footer goes behind them;
- * while none is there, the copy at the file's start stands in for it.
+ * The tables and the space of a dynamic disk. Blocks are appended where the footer was, and the footer goes behind
+ * them; while none is there, the copy at the file's start stands in for it.
  */
 export class VpcStore implements BlockStore {
   readonly format = 'vpc';
@@ -178,7 +178,10 @@ export class VpcStore implements BlockStore {
     }
   }
 
-  /** Gives the table room for the largest disk: behind what there is, unless that is nothing. What it does not use stays a hole. */
+  /**
+   * Gives the table room for the largest disk: behind what there is, unless that is nothing. What it does not use
+   * stays a hole.
+   */
   async #makeRoom(): Promise<void> {
     const { storage } = this;
     await this.commit();

@@ -14,7 +14,10 @@ export interface DynamicStreamHead {
   isThere(block: number): boolean;
 }
 
-/** Lays a dynamic disk out by its plan: blocks with data follow each other in guest order. Memory: the table, 4 MiB at the most. */
+/**
+ * Lays a dynamic disk out by its plan: blocks with data follow each other in guest order. Memory: the table, 4 MiB at
+ * the most.
+ */
 export async function streamHead(shape: DiskShape, plan: ExtentPlan): Promise<DynamicStreamHead> {
   const { dynamic, bitmapBytes, footerBytes: footer, size } = newDynamicHead(shape);
   const { blockSize, tableEntries } = dynamic;

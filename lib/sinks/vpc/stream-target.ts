@@ -116,7 +116,9 @@ export class VpcStreamTarget implements Target {
     if (end > this.#written) await this.#emit(this.#written, end, null);
   }
 
-  /** Guest bytes [start, end), which are the next: as far as they lie in blocks that are there. Null stands for zeros. */
+  /**
+   * Guest bytes [start, end), which are the next: as far as they lie in blocks that are there. Null stands for zeros.
+   */
   async #emit(start: number, end: number, bytes: Buffer | null): Promise<void> {
     const { blockSize, bitmap, isThere } = this.#parts.blocks;
     for (let at = start; at < end; ) {

@@ -24,8 +24,9 @@ const FIXED_BLOCK = 64 * 1024 * 1024;
 const traceStream = tracePoint('vpc_stream');
 
 /**
- * Begins a VHD that is written in one forward pass. A fixed disk is its bytes and the footer, so not even its size need be known; of a
- * dynamic one the table comes before the blocks, and follows from the plan. Throws StreamImpossible where there is none.
+ * Begins a VHD that is written in one forward pass. A fixed disk is its bytes and the footer, so not even its size
+ * need be known; of a dynamic one the table comes before the blocks, and follows from the plan. Throws
+ * StreamImpossible where there is none.
  */
 export async function createVpcStream({ storage, size, options, plan }: VpcStreamRequest): Promise<Target> {
   const settings = checkSettings(options);

@@ -8,7 +8,9 @@ import type { WritableShape } from '../blocks/tables.ts';
 const PAGE_ENTRIES = SECTOR / BAT_ENTRY_SIZE;
 const FILL_BYTES = 64 * 1024;
 
-/** The block allocation table, to be changed. `current` is asked each time: a new image's head may become another one. */
+/**
+ * The block allocation table, to be changed. `current` is asked each time: a new image's head may become another one.
+ */
 export function writableShape(current: () => DynamicHead): WritableShape {
   let head = current();
   let shape = tableShape(head, PAGE_ENTRIES);
@@ -34,7 +36,9 @@ export function writableShape(current: () => DynamicHead): WritableShape {
   };
 }
 
-/** Fills the table's sectors for entries [from, to) with "not there", but for a sector that `from` shares with others. */
+/**
+ * Fills the table's sectors for entries [from, to) with "not there", but for a sector that `from` shares with others.
+ */
 export async function fillTable(storage: Storage, tableOffset: number, from: number, to: number): Promise<void> {
   const unused = Buffer.alloc(FILL_BYTES, 0xff);
   const end = tableOffset + tableBytes(to);

@@ -12,8 +12,8 @@ import { decodeFixed } from './head.ts';
 
 const BATCH_BYTES = 1024 * 1024;
 /**
- * Held back until the end is seen: the footer, and behind the disk as its geometry has it up to a cylinder (of 16 heads and 255
- * sectors) that is in the file, but not part of the disk.
+ * Held back until the end is seen: the footer, and behind the disk as its geometry has it up to a cylinder (of 16
+ * heads and 255 sectors) that is in the file, but not part of the disk.
  */
 const HELD_BYTES = 2 * BATCH_BYTES;
 

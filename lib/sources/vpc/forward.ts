@@ -10,8 +10,9 @@ import { planForward } from './forward-plan.ts';
 const traceForward = tracePoint('vpc_forward');
 
 /**
- * Opens a VHD that comes through a pipe: a dynamic disk whose table is in the pipe's head and whose blocks follow in guest
- * order, or a fixed disk, whose size shows at its end. Throws ForwardImpossible, with nothing consumed, where that is not so.
+ * Opens a VHD that comes through a pipe: a dynamic disk whose table is in the pipe's head and whose blocks follow in
+ * guest order, or a fixed disk, whose size shows at its end. Throws ForwardImpossible, with nothing consumed, where
+ * that is not so.
  */
 export async function openVpcForward({ storage }: SourceRequest): Promise<ForwardSource> {
   const input = forwardInput(storage);

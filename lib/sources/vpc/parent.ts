@@ -14,8 +14,9 @@ const PLATFORMS: readonly string[] = ['W2ru', 'MacX', 'W2ku'];
 const traceParent = tracePoint('vpc_parent');
 
 /**
- * Where the parent of a differencing disk is ("Parent Locator Entry"). Of several names the first that leads to the image with the
- * right unique ID, else to any; where none can be opened, the first, so that whoever opens the chain says what is wrong with it.
+ * Where the parent of a differencing disk is ("Parent Locator Entry"). Of several names the first that leads to the
+ * image with the right unique ID, else to any; where none can be opened, the first, so that whoever opens the chain
+ * says what is wrong with it.
  */
 export async function findParent(head: DynamicHead, request: SourceRequest): Promise<BackingReference> {
   const paths = await parentPaths(head, request.storage);
