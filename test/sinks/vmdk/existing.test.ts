@@ -1,7 +1,7 @@
 import test from 'ava';
 import { vmdk } from '../../../lib/formats/vmdk.ts';
 import type { Target } from '../../../lib/sinks/target.ts';
-import { type MemoryStorage, memoryStorage } from '../../../lib/storage/memory.ts';
+import { memoryStorage } from '../../../lib/storage/memory.ts';
 import { pattern, Random } from '../../support/model.ts';
 
 const KIB = 1024;
