@@ -149,13 +149,30 @@ class RawTarget implements Target {
     return this.#storage.copyFrom(host, hostOffset, this.#window.offset + offset, length);
   }
 
-  async truncate(size: number): Promise<void> {
+  async truncate(size: number, options: { preallocation?: string } = {}): Promise<void> {
+    const preallocation = preallocationOf(options.preallocation, this.#storage);
     if (this.#window.fixed) {
       throw new ImageError('unsupported', 'Cannot resize fixed-size raw disks', { file: this.name, format: 'raw' });
     }
     const whole = alignUp(size, SECTOR);
-    if (this.#making === null || whole < this.size) await this.#truncateStorage(this.#window.offset + whole);
+    if (this.#making === null) await this.#resize(this.#window.offset + size, preallocation);
+    else if (whole < this.size) await this.#truncateStorage(this.#window.offset + whole);
     this.#window.size = whole;
+  }
+
+  /** A file that is there gets the very length that was asked for, whole sectors or not. */
+  async #resize(end: number, preallocation: Preallocation): Promise<void> {
+    const old = this.#storage.size;
+    try {
+      await preallocate(this.#storage, old, end - old, preallocation);
+      await this.#truncateStorage(end);
+    } catch (error) {
+      // What was added so far would show as a longer disk.
+      if (!this.#storage.fixedSize && this.#storage.size > old && old < end) {
+        await this.#storage.truncate(old).catch(() => {});
+      }
+      throw error;
+    }
   }
 
   flush(): Promise<void> {

@@ -10,15 +10,8 @@ export const COMMANDS: Readonly<Record<string, () => Promise<{ command: Command 
   info: () => import('./info.ts'),
   map: () => import('./map.ts'),
   measure: () => import('./measure.ts'),
+  resize: () => import('./resize.ts'),
 };
 
 /** qemu-img's commands that this version does not have. */
-export const MISSING_COMMANDS: readonly string[] = [
-  'amend',
-  'bench',
-  'bitmap',
-  'commit',
-  'rebase',
-  'resize',
-  'snapshot',
-];
+export const MISSING_COMMANDS: readonly string[] = ['amend', 'bench', 'bitmap', 'commit', 'rebase', 'snapshot'];

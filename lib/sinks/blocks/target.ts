@@ -27,7 +27,7 @@ export class BlockTarget implements Target {
   readonly sequential = false;
   readonly source: Source;
   readonly compressor?: ClusterCompressor;
-  readonly truncate?: (size: number) => Promise<void>;
+  readonly truncate?: Target['truncate'];
   readonly #store: BlockStore;
   readonly #locks = new RangeLocks();
   readonly #packed: PackedWriter;
@@ -50,7 +50,10 @@ export class BlockTarget implements Target {
     this.compressor = blockCompressor(store);
     this.#packed = new PackedWriter(store.data);
     if (store.resize !== undefined) {
-      this.truncate = (size) => this.#change('truncate', { offset: 0, length: 0 }, () => this.#resize(size));
+      this.truncate = async (size, { preallocation = 'off' } = {}) => {
+        if (preallocation !== 'off') throw this.#unsupported(`Unsupported preallocation mode '${preallocation}'`);
+        await this.#change('truncate', { offset: 0, length: 0 }, () => this.#resize(size));
+      };
     }
   }
 
@@ -201,6 +204,10 @@ export class BlockTarget implements Target {
     if (offset < 0 || length < 0 || offset + length > this.size) {
       throw new ImageError('invalid', `Bytes ${offset} to ${offset + length} lie outside the disk`, context);
     }
+  }
+
+  #unsupported(message: string): ImageError {
+    return new ImageError('unsupported', message, { file: this.name, format: this.format });
   }
 
   async #inContext(work: () => Promise<void>): Promise<void> {

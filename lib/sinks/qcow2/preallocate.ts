@@ -8,17 +8,18 @@ import type { Preallocation } from './options.ts';
  * Gives every guest cluster its host cluster. `metadata` leaves these as holes, `falloc` reserves their
  * space, `full` writes zeros to them. With extended L2 entries the subclusters stay unallocated, so that a
  * backing file shows through.
+ * @param from guest clusters before this offset stay as they are
  */
-export async function preallocate(image: Qcow2Image, mode: Preallocation): Promise<void> {
+export async function preallocate(image: Qcow2Image, mode: Preallocation, from = 0): Promise<void> {
   if (mode === 'off') return;
   const { clusterSize, l2Entries } = image.geometry;
   const clusters = Math.ceil(image.header.size / clusterSize);
-  for (let cluster = 0; cluster < clusters; ) {
+  for (let cluster = Math.ceil(from / clusterSize); cluster < clusters; ) {
     const count = Math.min(l2Entries - (cluster % l2Entries), clusters - cluster);
     await image.metadata.run(() => preallocateTable(image, { cluster, count, mode }));
     cluster += count;
   }
-  if (image.external) await fill(image.data, { offset: 0, length: image.header.size, mode });
+  if (image.external) await fill(image.data, { offset: from, length: image.header.size - from, mode });
 }
 
 interface ClusterSpan {
@@ -35,9 +36,12 @@ async function preallocateTable(image: Qcow2Image, { cluster, count, mode }: Clu
   try {
     for (let done = 0; done < count; ) {
       const run = image.external
-        ? { offset: (cluster + done) * clusterSize, clusters: count - done }
+        ? { offset: (cluster + done) * clusterSize, clusters: count - done, fresh: true }
         : await image.refcounts.allocate(count - done);
-      if (!image.external) await fill(image.storage, { offset: run.offset, length: run.clusters * clusterSize, mode });
+      const length = run.clusters * clusterSize;
+      // What was given up once still holds what it held.
+      if (!run.fresh && !image.fresh) await image.storage.zero(run.offset, length);
+      if (!image.external) await fill(image.storage, { offset: run.offset, length, mode });
       for (let index = 0; index < run.clusters; index += 1) {
         const host = run.offset + index * clusterSize;
         writeCluster(image, page.bytes, ((cluster + done) % l2Entries) + index, {

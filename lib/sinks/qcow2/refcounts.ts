@@ -197,6 +197,20 @@ export class Refcounts {
     return page === null ? 0 : this.blocks.count(page, cluster);
   }
 
+  /** The end of the last host cluster in use: what lies behind it in the file is nothing's. */
+  async usedEnd(): Promise<number> {
+    const { clusterSize } = this.#geometry;
+    let cluster = Math.ceil(this.#storage.size / clusterSize) - 1;
+    while (cluster >= 0) {
+      const page = await this.blocks.at(cluster);
+      const first = this.blocks.indexOf(cluster) * this.#geometry.refcountsPerBlock;
+      if (page !== null) while (cluster >= first && this.blocks.count(page, cluster) === 0) cluster -= 1;
+      else cluster = first - 1;
+      if (cluster >= first) break;
+    }
+    return (cluster + 1) * clusterSize;
+  }
+
   /** Counts one more reference to each cluster; refuses to pass `max`. */
   async retain(offset: number, clusters: number): Promise<void> {
     await this.#add({ offset, clusters }, 1);

@@ -1,7 +1,67 @@
 import { alignUp } from '../../core/binary.ts';
 import { ImageError } from '../../core/errors.ts';
-import { l1EntriesFor, MAX_L1_BYTES } from '../../layouts/qcow2/index.ts';
+import {
+  Autoclear,
+  decodeL1Entry,
+  ExtensionType,
+  encodeEntry,
+  findExtension,
+  l1EntriesFor,
+  MAX_L1_BYTES,
+} from '../../layouts/qcow2/index.ts';
 import type { Qcow2Image } from './image.ts';
+import type { Preallocation } from './options.ts';
+import { preallocate } from './preallocate.ts';
+
+const SECTOR = 512;
+const PREALLOCATIONS: readonly string[] = ['off', 'metadata', 'falloc', 'full'];
+
+/** Throws, before anything is changed, for what can't be done with an image that exists. */
+export function checkResize({ header, tail, storage, fresh }: Qcow2Image, size: number, mode: string): void {
+  const refuse = (message: string) => new ImageError('unsupported', message, { file: storage.name, format: 'qcow2' });
+  if (!PREALLOCATIONS.includes(mode)) throw refuse(`Unsupported preallocation mode '${mode}'`);
+  if (fresh) return;
+  if (size % SECTOR !== 0) throw refuse(`The new size must be a multiple of ${SECTOR}`);
+  if (header.version < 3 && header.snapshotCount > 0) throw refuse("Can't resize a v2 image which has snapshots");
+  if (findExtension(tail.extensions, ExtensionType.bitmaps) !== null) {
+    throw refuse('Images with persistent bitmaps cannot be resized: remove the bitmaps first');
+  }
+}
+
+/** What is added to the disk, and how. */
+export interface Growth {
+  /** Guest bytes before. */
+  from: number;
+  preallocation: Preallocation;
+}
+
+/** Gives what was added to a disk its host clusters. Raw data files show all clusters of the disk from the start. */
+export async function preallocateGrowth(image: Qcow2Image, { from, preallocation }: Growth): Promise<void> {
+  const isRaw = (image.header.autoclear & Autoclear.rawDataFile) !== 0n;
+  await preallocate(image, isRaw && preallocation === 'off' && !image.fresh ? 'metadata' : preallocation, from);
+}
+
+/**
+ * Gives up the L2 tables behind the disk's new end, all of whose clusters have been given up, and then the end of the file. Under the
+ * metadata lock.
+ */
+export async function reclaimTail(image: Qcow2Image): Promise<void> {
+  const { clusterSize, l2Coverage } = image.geometry;
+  for (let index = Math.ceil(image.header.size / l2Coverage); index * 8 < image.l1.length; index += 1) {
+    const { offset } = decodeL1Entry(image.l1, index * 8, clusterSize);
+    if (offset === 0) continue;
+    encodeEntry(image.l1, index * 8, 0, { copied: false });
+    image.markL1(index);
+    image.refcounts.release(offset, 1);
+  }
+  await image.commit();
+  // Carrying releases out changes refcounts, and only then is the end of the file free.
+  await image.commit();
+  if (image.storage.fixedSize) return;
+  await image.storage.flush();
+  const end = await image.refcounts.usedEnd();
+  if (end < image.storage.size) await image.storage.truncate(end);
+}
 
 /**
  * Changes the guest size in the header and, where it no longer suffices, moves the L1 table to a larger
@@ -10,7 +70,8 @@ import type { Qcow2Image } from './image.ts';
 export async function resize(image: Qcow2Image, size: number): Promise<void> {
   const entries = l1EntriesFor(size, image.geometry);
   if (entries * 8 > MAX_L1_BYTES) {
-    throw new ImageError('no-space', 'The image size is too large (try using a larger cluster size)', {
+    throw new ImageError('no-space', 'Failed to grow the L1 table: File too large', {
+      code: 'EFBIG',
       file: image.storage.name,
       format: 'qcow2',
       operation: 'truncate',

@@ -8,7 +8,8 @@ import type { ClusterCompressor, Target } from '../target.ts';
 import { type GuestRange, writeZeros } from '../zeros.ts';
 import { clusterCompressor, writeCompressedCluster } from './compressed.ts';
 import type { Qcow2Image } from './image.ts';
-import { resize } from './resize.ts';
+import type { Preallocation } from './options.ts';
+import { checkResize, type Growth, preallocateGrowth, reclaimTail, resize } from './resize.ts';
 import { writeSegment } from './write.ts';
 import { type Clearing, clearSegment } from './zero.ts';
 
@@ -112,17 +113,29 @@ export class Qcow2Target implements Target {
     }
   }
 
-  truncate(size: number): Promise<void> {
-    return this.#change('truncate', { offset: 0, length: 0 }, () => this.#truncate(size));
+  truncate(size: number, { preallocation = 'off' }: { preallocation?: string } = {}): Promise<void> {
+    return this.#inContext(async () => {
+      checkResize(this.#image, size, preallocation);
+      const growth = { from: this.size, preallocation: preallocation as Preallocation };
+      await this.#change('truncate', { offset: 0, length: 0 }, () => this.#truncate(size, growth));
+    });
   }
 
-  async #truncate(size: number): Promise<void> {
-    const old = this.size;
+  async #truncate(size: number, growth: Growth): Promise<void> {
+    const old = growth.from;
+    const { metadata, fresh, backing, external, data } = this.#image;
     if (size < old) await this.#clear(size, old - size, 'discard');
     await this.#locks.settle();
-    await this.#image.metadata.run(() => resize(this.#image, size));
-    const { fresh, backing } = this.#image;
-    if (fresh || size <= old) return;
+    if (external && !data.fixedSize && !fresh && size > old) await data.truncate(size);
+    await metadata.run(() => resize(this.#image, size));
+    if (fresh) return;
+    if (external && !data.fixedSize && size < old) await data.truncate(size);
+    if (size < old) return metadata.run(() => reclaimTail(this.#image));
+    await preallocateGrowth(this.#image, growth).catch(async (error) => {
+      // A disk that could not be given its space keeps its old size.
+      await this.#truncate(old, { from: size, preallocation: 'off' }).catch(() => {});
+      throw error;
+    });
     // What lay behind the old end, in its last cluster or in a longer backing file, must not show up.
     const end = Math.min(size, Math.max(alignUp(old, this.granularity), backing?.size ?? 0));
     if (end > old) await this.#clear(old, end - old, 'zero');
