@@ -44,6 +44,8 @@ export interface VhdxRecipe {
   blocks?: Readonly<Record<number, VhdxBlock>>;
   parent?: VhdxParent;
   dataWriteGuid?: string;
+  /** All bytes of the disk's identifier. */
+  diskId?: number;
   /** The log is in use, with these entries. */
   log?: readonly VhdxLogEntry[];
   logGuid?: string;
@@ -111,11 +113,12 @@ function writeRegions(file: Buffer): void {
   }
 }
 
-function writeMetadata(file: Buffer, { size, blockSize = MIB, sectorSize = 512, parent }: VhdxRecipe): void {
+function writeMetadata(file: Buffer, recipe: VhdxRecipe): void {
+  const { size, blockSize = MIB, sectorSize = 512, parent, diskId = 0x5a } = recipe;
   const items: [string, Buffer][] = [
     ['caa16737-fa36-4d43-b3b6-33f0aa44e76b', numbers([blockSize, 4], [parent === undefined ? 0 : 2, 4])],
     ['2fa54224-cd1b-4876-b211-5dbed83bf4b8', numbers([size, 8])],
-    ['beca12ab-b2e6-4523-93ef-c309e000c746', Buffer.alloc(16, 0x5a)],
+    ['beca12ab-b2e6-4523-93ef-c309e000c746', Buffer.alloc(16, diskId)],
     ['8141bf1d-a96f-4709-ba47-f233a8faab5f', numbers([sectorSize, 4])],
     ['cda348c7-445d-4471-9cc9-e9885251c556', numbers([4096, 4])],
   ];
