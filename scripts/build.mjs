@@ -28,6 +28,8 @@ await build({
   platform: 'node',
   format: 'cjs',
   target: 'node20',
+  // The launcher's script has nobody to ask for modules at run time: native packages come by `require`.
+  supported: { 'dynamic-import': false },
   minifySyntax: true,
   minifyWhitespace: true,
   external: native,
