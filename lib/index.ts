@@ -18,6 +18,7 @@ export {
 } from './core/streams.ts';
 export { enableTrace, setTraceWriter, type TracePoint, tracePoint } from './core/trace.ts';
 export { type CheckOptions, type CheckResult, check } from './edits/check.ts';
+export { type ResizeOptions, resize } from './edits/resize.ts';
 export { createImage } from './formats/create.ts';
 export type {
   CheckReport,

@@ -87,4 +87,10 @@ Parameters of dd:
   'count=N' copies no more than N blocks
   'if=FILE' is read, 'of=FILE' is written
   'skip=N' leaves out the first N blocks of the input
+
+Parameters of resize:
+  'size' is the new size of the disk; with '+' or '-' before it, what is added or taken
+  '--shrink' permits a disk that becomes shorter, and loses what lies behind its end
+  '--preallocation' gives what is added its space at once: 'off', 'metadata', 'falloc'
+       or 'full'
 `;
