@@ -47,6 +47,8 @@ export interface OpenImageOptions {
 export interface OpenedImage {
   /** As the user wrote it; of a backing file: resolved against the image that names it. */
   readonly filename: string;
+  /** What opens this layer again; its `driver` may be left to be probed. */
+  readonly node: NodeSpec;
   readonly driver: SourceDriver;
   readonly storage: Storage;
   /** This layer alone. */
@@ -69,6 +71,7 @@ const traceOpen = tracePoint('image_open');
 /** A layer that is open, before the layers below it are. */
 interface Layer {
   filename: string;
+  node: NodeSpec;
   driver: SourceDriver;
   storage: Storage;
   /** The image's own source: closing it closes its data file. */
@@ -162,7 +165,7 @@ async function openLayer(spec: NodeSpec, context: Context, isTop: boolean): Prom
     const opened = isProtocol ? new ProtocolSource(plain, spec.file.driver) : plain;
     if (traceOpen.enabled) traceOpen.emit({ file: storage.name, format: opened.format, size: opened.size, writable });
     const source = isTop && context.snapshot !== undefined ? await snapshotOf(opened, context.snapshot) : opened;
-    return { filename: spec.filename, driver, storage, opened, source };
+    return { filename: spec.filename, node: spec, driver, storage, opened, source };
   } catch (error) {
     await storage.close().catch(() => {});
     throw error;
@@ -258,13 +261,13 @@ function assemble(layers: readonly Layer[]): OpenedImage {
 }
 
 function openedImage(layer: Layer, backing: OpenedImage | null, chain: Source): OpenedImage {
-  const { filename, driver, storage, source } = layer;
+  const { filename, node, driver, storage, source } = layer;
   let closing: Promise<void> | null = null;
   const close = async (): Promise<void> => {
     closing ??= Promise.all([closeLayers([layer]), backing?.close()]).then(() => {});
     return closing;
   };
-  return { filename, driver, storage, source, backing, chain, close };
+  return { filename, node, driver, storage, source, backing, chain, close };
 }
 
 /** Closes all, also when some fail; the first failure is thrown at the end. */
