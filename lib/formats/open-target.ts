@@ -3,7 +3,8 @@ import type { Target } from '../sinks/target.ts';
 import { type NodeSpec, parseFilename } from '../sources/filename.ts';
 import { createGate, type ImplicitPolicy } from '../sources/gate.ts';
 import { takeNodeOptions } from '../sources/node-options.ts';
-import { openImage } from '../sources/open.ts';
+import { type OpenedImage, openImage } from '../sources/open.ts';
+import type { Source } from '../sources/source.ts';
 import type { CacheMode } from '../storage/storage.ts';
 import { alsoClose } from './close.ts';
 import type { Driver } from './driver.ts';
@@ -24,6 +25,21 @@ export async function openTarget(reference: NodeSpec | string, options: OpenTarg
   const { cache = 'writeback', drivers = allDrivers(), implicit, format } = options;
   const node = typeof reference === 'string' ? parseFilename(reference) : reference;
   const opened = await openImage(node, { drivers, cache, implicit, format, writable: true });
+  return targetOf(opened, { cache, drivers, implicit });
+}
+
+export interface TargetOfOptions extends Omit<OpenTargetOptions, 'format'> {
+  /** What shows where the image is unallocated; default: its own chain, as it was opened. */
+  backing?: Source | null;
+}
+
+/**
+ * The writing half of an image that was opened with `writable`. Closing it closes the image, which is closed, too, where this
+ * fails.
+ */
+export async function targetOf(opened: OpenedImage, options: TargetOfOptions = {}): Promise<Target> {
+  const { cache = 'writeback', drivers = allDrivers(), implicit } = options;
+  const { backing = opened.backing?.chain ?? null } = options;
   try {
     const driver = drivers.find(({ name }) => name === opened.driver.name);
     if (driver?.openTarget === undefined) {
@@ -33,11 +49,11 @@ export async function openTarget(reference: NodeSpec | string, options: OpenTarg
     }
     const target = await driver.openTarget({
       storage: opened.storage,
-      options: takeNodeOptions(node.options, { cache, writable: true }).options,
+      options: takeNodeOptions(opened.node.options, { cache, writable: true }).options,
       writable: true,
       cache,
       gate: createGate({ implicit, cache }),
-      backing: opened.backing?.chain ?? null,
+      backing,
     });
     // The reading half may hold a data file open; the storage stays open until the target lets go.
     return alsoClose(target, opened);

@@ -68,7 +68,7 @@ export class QedStore implements BlockStore {
     this.blockSize = header.clusterSize;
     this.fresh = fresh;
     this.backing = backing;
-    this.hasBacking = reference !== null;
+    this.hasBacking = reference !== null || backing !== null;
     this.#header = header;
     this.#l1 = l1;
     this.#places = new TablePlaces(header, l1);
