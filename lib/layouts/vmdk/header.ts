@@ -147,11 +147,6 @@ export function encodeSparseHeader(header: SparseHeader): Buffer {
   return sector;
 }
 
-/** Rewrites only the grain directory's place: what else a header has, its maker's, stays. */
-export function setDirectory(sector: Buffer, directory: number): void {
-  writeU64LE(sector, At.directory, directory);
-}
-
 export function isCompressed({ flags }: SparseHeader): boolean {
   return (flags & SparseFlag.compressed) !== 0;
 }
