@@ -30,7 +30,7 @@ const OPTION_SETS: Readonly<Record<string, readonly Readonly<Record<string, stri
   parallels: [{ cluster_size: '4096' }],
   vdi: [{}, { static: 'on' }],
   vhdx: [{ block_size: '1048576' }, { block_size: '1048576', subformat: 'fixed' }],
-  vmdk: [{}, { zeroed_grain: 'on' }],
+  vmdk: [{}, { zeroed_grain: 'on' }, { subformat: 'streamOptimized' }],
   // Without it, the size is rounded up to what cylinders, heads and sectors can say.
   vpc: [{ force_size: 'on' }, { force_size: 'on', subformat: 'fixed' }],
 };
