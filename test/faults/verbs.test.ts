@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { ImageError } from '../../lib/core/errors.ts';
 import { createImage } from '../../lib/formats/create.ts';
+import { drivers } from '../../lib/formats/index.ts';
 import { compare } from '../../lib/pipelines/compare.ts';
 import { convert } from '../../lib/pipelines/convert.ts';
 import { dd } from '../../lib/pipelines/dd.ts';
@@ -52,21 +53,30 @@ function node(driver: string, protocol: string, filename: string): NodeSpec {
   return { driver, file: { driver: protocol, filename }, options: {}, backing: undefined, filename };
 }
 
-/** A raw and a qcow2 image of the same disk: data, zeros, data. */
-async function makeSources(directory: string): Promise<{ raw: string; qcow2: string }> {
-  const sources = { raw: join(directory, 'source.raw'), qcow2: join(directory, 'source.qcow2') };
+/** The formats that can be written, with options that make many tables of a small disk. */
+const OPTIONS: Readonly<Record<string, Readonly<Record<string, string>>>> = {
+  qcow2: { cluster_size: '4096' },
+  qed: { cluster_size: '4096', table_size: '2' },
+  parallels: { cluster_size: '4096' },
+  vhdx: { block_size: '1048576' },
+  vpc: { force_size: 'on' },
+};
+const FORMATS = drivers()
+  .filter(({ create }) => create !== undefined)
+  .map(({ name }) => name);
+
+/** A raw image and one of the format, of the same disk: data, zeros, data. */
+async function makeSources(directory: string, format: string): Promise<{ raw: string; path: string }> {
+  const raw = join(directory, 'source.raw');
+  const path = join(directory, `source.${format}`);
   const disk = Buffer.concat([pattern(SIZE / 3, 1), Buffer.alloc(SIZE / 3), pattern(SIZE / 3, 2)]);
-  writeFileSync(sources.raw, disk);
-  const target = await createImage({
-    filename: sources.qcow2,
-    format: 'qcow2',
-    size: SIZE,
-    options: { cluster_size: '4096' },
-  });
+  writeFileSync(raw, disk);
+  if (format === 'raw') return { raw, path };
+  const target = await createImage({ filename: path, format, size: SIZE, options: OPTIONS[format], cache: 'unsafe' });
   await target.write(0, disk.subarray(0, SIZE / 3));
   await target.write((SIZE / 3) * 2, disk.subarray((SIZE / 3) * 2));
   await target.close();
-  return sources;
+  return { raw, path };
 }
 
 function assertReason(t: ExecutionContext, error: unknown, code: string, what: string): void {
@@ -96,20 +106,19 @@ async function failEach(
   }
 }
 
-for (const format of ['raw', 'qcow2'] as const) {
+for (const format of FORMATS) {
   test(`a read error of a ${format} input fails every verb, and leaves no output`, async (t) => {
     await withTmpDir(async (directory) => {
-      const sources = await makeSources(directory);
+      const { raw, path } = await makeSources(directory, format);
       const out = join(directory, 'out');
-      const input = node(format, 'faulty', sources[format]);
-      const other = { filename: sources.raw, format: 'raw' };
+      const input = node(format, 'faulty', path);
+      const other = { filename: raw, format: 'raw' };
       const absent = (what: string) => t.false(existsSync(out), what);
       const afresh = (run: () => Promise<unknown>) => () => {
         rmSync(out, { force: true });
         return run();
       };
       const output = { filename: out };
-      const path = sources[format];
       for (const outputFormat of ['raw', 'qcow2']) {
         const converting = afresh(() => convert({ inputs: [input], output, outputFormat }));
         t.true((await failEach(t, path, 'read', converting, absent)) > 0);
@@ -126,12 +135,12 @@ for (const format of ['raw', 'qcow2'] as const) {
 
   test(`a failure of a new ${format} output fails convert and dd, and leaves no output`, async (t) => {
     await withTmpDir(async (directory) => {
-      const sources = await makeSources(directory);
+      const { raw } = await makeSources(directory, format);
       const out = join(directory, 'out');
       const output = node(format, 'faulty', out);
       const verbs = {
-        convert: () => convert({ inputs: [{ filename: sources.raw, format: 'raw' }], output, cache: 'writeback' }),
-        dd: () => dd({ input: { filename: sources.raw, format: 'raw' }, output, outputFormat: format }),
+        convert: () => convert({ inputs: [{ filename: raw, format: 'raw' }], output, cache: 'writeback' }),
+        dd: () => dd({ input: { filename: raw, format: 'raw' }, output, outputFormat: format }),
       };
       for (const [verb, run] of Object.entries(verbs)) {
         const afresh = () => {
@@ -159,14 +168,22 @@ for (const format of ['raw', 'qcow2'] as const) {
     });
   });
 
-  test(`a ${format} input that shrinks while it is read fails convert, and leaves no output`, async (t) => {
+  test(`a ${format} input that shrinks while it is read fails convert and leaves no output, or was read before`, async (t) => {
     for (const outputFormat of ['raw', 'qcow2']) {
       await withTmpDir(async (directory) => {
-        const sources = await makeSources(directory);
+        const { raw, path } = await makeSources(directory, format);
         const output = { filename: join(directory, 'out') };
-        const inputs = [node(format, 'shrinking', sources[format])];
-        await t.throwsAsync(convert({ inputs, output, outputFormat, parallel: 1 }), { name: 'ImageError' });
-        t.false(existsSync(output.filename), outputFormat);
+        const inputs = [node(format, 'shrinking', path)];
+        const error = await convert({ inputs, output, outputFormat, parallel: 1 }).then(
+          () => null,
+          (reason) => reason,
+        );
+        t.is(existsSync(output.filename), error === null, outputFormat);
+        if (error !== null) return void t.true(error instanceof ImageError, String(error));
+        // Where data lie close together, two reads may be all.
+        t.false(format === 'raw' || format === 'qcow2');
+        const { identical } = await compare({ left: { filename: raw, format: 'raw' }, right: output });
+        t.true(identical, outputFormat);
       });
     }
   });
