@@ -35,13 +35,23 @@ export interface Qcow2OpenRequest extends SourceRequest {
  */
 export async function openQcow2Target(request: Qcow2OpenRequest): Promise<Qcow2Target> {
   try {
-    return await openForWriting(request);
+    const image = await openImage(request);
+    return new Qcow2Target(image, { source: ownSource(image), readsAsZero: false });
   } catch (error) {
     throw inContext(error, request.storage.name);
   }
 }
 
-async function openForWriting(request: Qcow2OpenRequest): Promise<Qcow2Target> {
+/** The image itself, for what changes its structure and not its contents. Refuses what `openQcow2Target` refuses. */
+export async function openQcow2Image(request: Qcow2OpenRequest): Promise<Qcow2Image> {
+  try {
+    return await openImage(request);
+  } catch (error) {
+    throw inContext(error, request.storage.name);
+  }
+}
+
+async function openImage(request: Qcow2OpenRequest): Promise<Qcow2Image> {
   const { storage } = request;
   const { header, tail } = await readHead(storage);
   refuse(storage, header);
@@ -69,7 +79,7 @@ async function openForWriting(request: Qcow2OpenRequest): Promise<Qcow2Target> {
       fresh: false,
     });
     if ((header.incompatible & Incompatible.dirty) !== 0n) await rebuildRefcounts(image);
-    return new Qcow2Target(image, { source: ownSource(image), readsAsZero: false });
+    return image;
   } catch (error) {
     if (data !== storage) await data.close().catch(() => {});
     throw error;
