@@ -99,21 +99,6 @@ export interface SnapshotEditor {
   close(): Promise<void>;
 }
 
-/** Persistent dirty bitmaps of an open image. Each method leaves a valid image at any moment. */
-export interface BitmapEditor {
-  add(name: string, options: { granularity?: number; disabled?: boolean }): Promise<void>;
-  remove(name: string): Promise<void>;
-  clear(name: string): Promise<void>;
-  enable(name: string): Promise<void>;
-  disable(name: string): Promise<void>;
-  /** Adds the marks of a bitmap of this image, or of another one. */
-  merge(name: string, source: string, from?: BitmapEditor): Promise<void>;
-  /** Marked guest ranges, ascending. */
-  ranges(name: string): AsyncIterable<{ offset: number; length: number }>;
-  /** Flushes and closes. */
-  close(): Promise<void>;
-}
-
 /**
  * The index card of a format. An absent member means that the format cannot do it, and gives one
  * uniform error.
@@ -141,7 +126,6 @@ export interface Driver extends SourceDriver {
   /** Changes what the image was made with. */
   amend?(request: AmendRequest): Promise<void>;
   openSnapshots?(request: OpenTargetRequest): Promise<SnapshotEditor>;
-  openBitmaps?(request: OpenTargetRequest): Promise<BitmapEditor>;
   /**
    * A new image can be made without knowing its size: its Target has `truncate`. Where that is not so, an input of
    * unknown length is spooled first.

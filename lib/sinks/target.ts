@@ -1,5 +1,5 @@
 import type { ByteReader, Extent } from '../core/extent.ts';
-import type { Source } from '../sources/source.ts';
+import type { BitmapReader, Source } from '../sources/source.ts';
 
 /** Compresses one cluster into the target's own form. */
 export interface ClusterCompressor {
@@ -7,6 +7,21 @@ export interface ClusterCompressor {
   readonly unit: number;
   /** Resolves to null where the result would not be smaller: the cluster is then written plain. */
   compress(plain: Buffer): Promise<Buffer | null>;
+}
+
+/**
+ * Persistent dirty bitmaps of an open image. Each method leaves a valid image at any moment, and the bitmap as it was
+ * or as it shall be. Errors are `missing`, `exists`, `invalid`, or `corrupt` for a bitmap that is inconsistent.
+ */
+export interface BitmapEditor extends BitmapReader {
+  /** @param options `granularity` in guest bytes, by default as the format has it; `disabled`: records no writes */
+  add(name: string, options?: { granularity?: number; disabled?: boolean }): Promise<void>;
+  remove(name: string): Promise<void>;
+  clear(name: string): Promise<void>;
+  enable(name: string): Promise<void>;
+  disable(name: string): Promise<void>;
+  /** Adds the marks of a bitmap of this image, or of another one of the same size. */
+  merge(name: string, source: string, from?: BitmapReader): Promise<void>;
 }
 
 /**
@@ -50,10 +65,18 @@ export interface Target {
   writeCompressed?(offset: number, length: number, packed: Buffer): Promise<void>;
   /** Changes the guest size. `preallocation`: of what is added, as `-o preallocation` has it; default off. */
   truncate?(size: number, options?: { preallocation?: string }): Promise<void>;
+  /** For when all is written: what is written after an edit is refused. Absent: the format has no persistent bitmaps. */
+  readonly bitmaps?: BitmapEditor;
   /** Gives up all that this layer holds: its backing file shows everywhere, or zeros. */
   makeEmpty?(): Promise<void>;
   /** Changes what the header says of a backing file; null: there is none. The contents do not change with it. */
   setBacking?(backing: { filename: string; format: string | null } | null): Promise<void>;
+
+  /**
+   * `below`, the backing file, was written to without changing what this disk shows: notes what tells it from what it was.
+   * Absent: the format does not look.
+   */
+  adoptBacking?(below: Source): Promise<void>;
 
   /** All that was written so far survives a crash when it resolves. */
   flush(): Promise<void>;

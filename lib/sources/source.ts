@@ -40,6 +40,28 @@ export interface LayerInfo {
   formatSpecific?: { type: string; data: { [key: string]: InfoValue } };
 }
 
+/** A persistent dirty bitmap: which parts of the disk were written since some moment. */
+export interface BitmapInfo {
+  name: string;
+  /** Guest bytes of one bit, a power of two. */
+  granularity: number;
+  /** Records writes. */
+  enabled: boolean;
+  /** Was not stored properly: it can't be relied on, nor used, only removed. */
+  inconsistent: boolean;
+}
+
+/** The persistent dirty bitmaps of a layer, for reading. */
+export interface BitmapReader {
+  /** False where the format could hold bitmaps, but this image can't (qcow2 version 2). */
+  readonly supported: boolean;
+  /** Guest bytes that the bitmaps are about. */
+  readonly size: number;
+  list(): Promise<readonly BitmapInfo[]>;
+  /** Marked guest ranges, ascending, inside the disk. `missing` where there is no such bitmap. */
+  ranges(name: string): AsyncIterable<{ offset: number; length: number }>;
+}
+
 /**
  * One layer of guest bytes, read only: what a format is, seen from the reading side. A layer
  * answers for itself alone; ChainSource joins layers. All methods may be called concurrently.
@@ -81,6 +103,8 @@ export interface Source extends ByteReader {
   checkBacking?(below: Source): void;
   /** Bytes of disk space in use, where the layer lies in more files than `storage`. */
   allocatedBytes?(): Promise<number | null>;
+  /** Absent: the format has no persistent bitmaps. */
+  readonly bitmaps?: BitmapReader;
   /** The disk as an internal snapshot has it. Absent: the format has none. */
   openSnapshot?(selector: SnapshotSelector): Promise<Source>;
   /** Closes what the layer opened itself (data files), not `storage`: its opener does that. */
