@@ -33,6 +33,7 @@ export type {
 export { driverNamed, drivers, registerDriver } from './formats/index.ts';
 export { openTarget } from './formats/open-target.ts';
 export { type CreateOptions, create, extents, type Image, type OpenOptions, open } from './images.ts';
+export { type CommitOptions, type CommitResult, commit } from './pipelines/commit.ts';
 export {
   type CompareOptions,
   type CompareResult,

@@ -59,6 +59,11 @@ Parameters of check:
   the exit code is 0 for a clean image, 1 if the check could not be done, 2 for errors,
     3 for leaks only, 63 for a format that can't be checked
 
+Parameters of commit:
+  '-b' writes to this layer of the backing chain, and to none above it; the image
+       keeps what it holds, as with '-d'
+  '-r' limits the rate, in bytes a second
+
 Parameters of create:
   '-b' names a backing file and '-F' its format
   '-u' does not open the backing file; 'size' must then be given

@@ -3,6 +3,7 @@ import type { Command } from '../context.ts';
 /** The commands, each loaded on first use, in the order of `--help`. */
 export const COMMANDS: Readonly<Record<string, () => Promise<{ command: Command }>>> = {
   check: () => import('./check.ts'),
+  commit: () => import('./commit.ts'),
   compare: () => import('./compare.ts'),
   convert: () => import('./convert.ts'),
   create: () => import('./create.ts'),
@@ -14,4 +15,4 @@ export const COMMANDS: Readonly<Record<string, () => Promise<{ command: Command 
 };
 
 /** qemu-img's commands that this version does not have. */
-export const MISSING_COMMANDS: readonly string[] = ['amend', 'bench', 'bitmap', 'commit', 'rebase', 'snapshot'];
+export const MISSING_COMMANDS: readonly string[] = ['amend', 'bench', 'bitmap', 'rebase', 'snapshot'];

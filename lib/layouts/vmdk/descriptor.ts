@@ -186,6 +186,15 @@ function formatCid(cid: number): string {
 
 /** The same text with another CID; null where it has none. */
 export function withCid(text: string, cid: number): string | null {
-  const pattern = /^([ \t]*CID[ \t]*=[ \t]*)[0-9a-fA-F]{1,8}/m;
-  return pattern.test(text) ? text.replace(pattern, (_all, head: string) => head + formatCid(cid)) : null;
+  return withHex(text, 'CID', cid);
+}
+
+/** The same text with another parent CID; null where it has none. */
+export function withParentCid(text: string, cid: number): string | null {
+  return withHex(text, 'parentCID', cid);
+}
+
+function withHex(text: string, name: string, value: number): string | null {
+  const pattern = new RegExp(`^([ \\t]*${name}[ \\t]*=[ \\t]*)[0-9a-fA-F]{1,8}`, 'm');
+  return pattern.test(text) ? text.replace(pattern, (_all, head: string) => head + formatCid(value)) : null;
 }

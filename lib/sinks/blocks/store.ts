@@ -1,4 +1,4 @@
-import type { Source } from '../../sources/source.ts';
+import type { BackingReference, Source } from '../../sources/source.ts';
 import type { Storage } from '../../storage/storage.ts';
 import type { Mutex } from '../locks.ts';
 
@@ -80,6 +80,10 @@ export interface BlockStore {
   checkResize?(size: number): void;
   /** Changes the guest size; absent where the format can't. What lies behind the new end has been cleared. */
   resize?(size: number): Promise<void>;
+  /** Gives up all blocks; absent where the format's tables can't let go of any. All is committed before. Flushes. */
+  makeEmpty?(): Promise<void>;
+  /** Changes what the header says of a backing file. All is committed and flushed before. Flushes. */
+  setBacking?(backing: BackingReference | null): Promise<void>;
   /** Closes the storages, `storage` last; `discard` removes what was created here. */
   close(discard: boolean): Promise<void>;
 

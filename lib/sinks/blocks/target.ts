@@ -2,7 +2,7 @@ import { alignUp } from '../../core/binary.ts';
 import { ImageError } from '../../core/errors.ts';
 import { tracePoint } from '../../core/trace.ts';
 import { inContext } from '../../sources/context.ts';
-import type { Source } from '../../sources/source.ts';
+import type { BackingReference, Source } from '../../sources/source.ts';
 import { RangeLocks } from '../locks.ts';
 import { PackedWriter } from '../packed-writer.ts';
 import type { ClusterCompressor, Target } from '../target.ts';
@@ -28,6 +28,8 @@ export class BlockTarget implements Target {
   readonly source: Source;
   readonly compressor?: ClusterCompressor;
   readonly truncate?: Target['truncate'];
+  readonly makeEmpty?: Target['makeEmpty'];
+  readonly setBacking?: Target['setBacking'];
   readonly #store: BlockStore;
   readonly #locks = new RangeLocks();
   readonly #packed: PackedWriter;
@@ -55,10 +57,30 @@ export class BlockTarget implements Target {
         await this.#change('truncate', { offset: 0, length: 0 }, () => this.#resize(size));
       };
     }
+    if (store.makeEmpty !== undefined) {
+      this.makeEmpty = () => this.#alone('empty', async () => store.makeEmpty?.());
+    }
+    if (store.setBacking !== undefined) {
+      this.setBacking = (backing: BackingReference | null) =>
+        this.#alone('change backing file', async () => store.setBacking?.(backing));
+    }
   }
 
   get size(): number {
     return this.#store.size;
+  }
+
+  /** Runs what concerns all blocks: all is on the disk before, and nobody writes meanwhile. */
+  #alone(operation: string, work: () => Promise<void>): Promise<void> {
+    return this.#change(operation, { offset: 0, length: 0 }, async () => {
+      const release = await this.#locks.acquire(0, Number.MAX_SAFE_INTEGER);
+      try {
+        await this.flush();
+        await this.#store.lock.run(work);
+      } finally {
+        release();
+      }
+    });
   }
 
   write(offset: number, buffer: Buffer): Promise<void> {

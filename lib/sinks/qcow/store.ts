@@ -1,6 +1,6 @@
 import { alignUp, writeU64BE } from '../../core/binary.ts';
 import { tracePoint } from '../../core/trace.ts';
-import { encodeQcowHead, TABLE_ENTRY } from '../../layouts/qcow.ts';
+import { encodeQcowHead, QCOW_HEADER, TABLE_ENTRY } from '../../layouts/qcow.ts';
 import { type FirstTable, type QcowHead, qcowShape, qcowSource } from '../../sources/qcow/index.ts';
 import type { Source } from '../../sources/source.ts';
 import type { Storage } from '../../storage/storage.ts';
@@ -136,6 +136,19 @@ export class QcowStore implements BlockStore {
       await this.storage.flush();
       await this.storage.write(0, encodeQcowHead(this.#head.header, this.#head.backingFile));
     }
+    await this.storage.flush();
+  }
+
+  /** The L1 table forgets all, and only then the file loses what lies behind it. */
+  async makeEmpty(): Promise<void> {
+    const { header, geometry } = this.#head;
+    this.#l1.clear();
+    await this.commit();
+    await this.storage.flush();
+    const head = Math.max(QCOW_HEADER, header.backingOffset + header.backingLength);
+    const end = Math.max(head, header.l1Offset + geometry.l1Entries * TABLE_ENTRY);
+    if (!this.storage.fixedSize && end < this.storage.size) await this.storage.truncate(end);
+    this.#end = end;
     await this.storage.flush();
   }
 

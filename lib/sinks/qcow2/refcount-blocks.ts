@@ -99,6 +99,22 @@ export class RefcountBlocks {
     return page;
   }
 
+  /** Entries of the table. */
+  get entries(): number {
+    return this.table.length / 8;
+  }
+
+  /** Forgets the block that entry `index` of the table names. */
+  drop(index: number): void {
+    const { clusterSize } = this.#geometry;
+    const offset = decodeRefcountTableEntry(this.table, index, clusterSize);
+    encodeEntry(this.table, index * 8, 0);
+    this.pages.drop(offset);
+    this.#occupied.delete(offset, clusterSize);
+    this.#dirtyFrom = Math.min(this.#dirtyFrom, index);
+    this.#dirtyTo = Math.max(this.#dirtyTo, index + 1);
+  }
+
   /** The refcount of `cluster` in its block. */
   count(page: Page, cluster: number): number {
     const { refcountsPerBlock, refcountBits } = this.#geometry;
@@ -113,7 +129,7 @@ export class RefcountBlocks {
 
   /** Every block that the table names; `corrupt` for entries that can't be right. */
   *offsets(): Iterable<number> {
-    for (let index = 0; index < this.table.length / 8; index += 1) {
+    for (let index = 0; index < this.entries; index += 1) {
       const offset = decodeRefcountTableEntry(this.table, index, this.#geometry.clusterSize);
       if (offset !== 0) yield offset;
     }

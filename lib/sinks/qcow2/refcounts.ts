@@ -211,6 +211,23 @@ export class Refcounts {
     return (cluster + 1) * clusterSize;
   }
 
+  /**
+   * Gives up refcount blocks that count nothing but themselves. What they counted before must be free on the disk already; the
+   * next commit makes the table forget them. Under the metadata lock.
+   */
+  async dropEmptyBlocks(): Promise<void> {
+    const { clusterSize, refcountsPerBlock: perBlock } = this.#geometry;
+    for (let index = 0; index < this.blocks.entries; index += 1) {
+      const page = await this.blocks.at(index * perBlock);
+      if (page === null) continue;
+      const own = page.offset / clusterSize;
+      if (this.blocks.indexOf(own) !== index || this.blocks.count(page, own) !== 1) continue;
+      let used = 0;
+      for (let at = 0; at < perBlock && used < 2; at += 1) if (this.blocks.count(page, at) !== 0) used += 1;
+      if (used === 1) this.blocks.drop(index);
+    }
+  }
+
   /** Counts one more reference to each cluster; refuses to pass `max`. */
   async retain(offset: number, clusters: number): Promise<void> {
     await this.#add({ offset, clusters }, 1);

@@ -1,12 +1,14 @@
 import { alignDown, alignUp } from '../../core/binary.ts';
 import { ImageError } from '../../core/errors.ts';
 import { inContext } from '../../sources/qcow2/context.ts';
-import type { Source } from '../../sources/source.ts';
+import type { BackingReference, Source } from '../../sources/source.ts';
 import { RangeLocks } from '../locks.ts';
 import { PackedWriter } from '../packed-writer.ts';
 import type { ClusterCompressor, Target } from '../target.ts';
 import { type GuestRange, writeZeros } from '../zeros.ts';
+import { setBacking } from './backing.ts';
 import { clusterCompressor, writeCompressedCluster } from './compressed.ts';
+import { makeEmpty } from './empty.ts';
 import type { Qcow2Image } from './image.ts';
 import type { Preallocation } from './options.ts';
 import { checkResize, type Growth, preallocateGrowth, reclaimTail, resize } from './resize.ts';
@@ -139,6 +141,27 @@ export class Qcow2Target implements Target {
     // What lay behind the old end, in its last cluster or in a longer backing file, must not show up.
     const end = Math.min(size, Math.max(alignUp(old, this.granularity), backing?.size ?? 0));
     if (end > old) await this.#clear(old, end - old, 'zero');
+  }
+
+  makeEmpty(): Promise<void> {
+    return this.#change('empty', { offset: 0, length: 0 }, () => this.#alone(() => makeEmpty(this.#image)));
+  }
+
+  setBacking(backing: BackingReference | null): Promise<void> {
+    return this.#inContext(async () => {
+      if (this.#closing !== null) throw this.#error('io', 'The image is closed');
+      await this.#alone(() => setBacking(this.#image, backing));
+    });
+  }
+
+  /** Runs what concerns all clusters, while nobody else works on any. */
+  async #alone(work: () => Promise<void>): Promise<void> {
+    const release = await this.#locks.acquire(0, Number.MAX_SAFE_INTEGER);
+    try {
+      await this.#image.metadata.run(work);
+    } finally {
+      release();
+    }
   }
 
   flush(): Promise<void> {

@@ -73,13 +73,14 @@ export function checkDiskSize(
 }
 
 /** QEMU writes a longer name all the same, to an image that it can't open then. */
-function checkBackingName(length: number, clusterSize: number): void {
+export function checkBackingName(length: number, clusterSize: number): void {
   if (length > Math.min(MAX_BACKING_NAME, clusterSize - HEADER_BYTES)) {
     throw invalid('The name of the backing file does not fit into the first cluster');
   }
 }
 
-function featuresFor(backing: NewBacking | null): bigint {
+/** What the feature bits say of a backing file. */
+export function featuresFor(backing: NewBacking | null): bigint {
   if (backing === null) return 0n;
   return Feature.backingFile | (backing.format === 'raw' ? Feature.backingIsRaw : 0n);
 }

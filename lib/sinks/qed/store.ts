@@ -5,6 +5,8 @@ import {
   ENTRY_BYTES,
   encodeQedHeader,
   Feature,
+  HEADER_BYTES,
+  headerBytes,
   l1EntriesFor,
   type QedHeader,
   qedGeometry,
@@ -20,7 +22,7 @@ import type { BackingReference, Source } from '../../sources/source.ts';
 import type { Storage } from '../../storage/storage.ts';
 import type { Allocation, BlockStore, TablePage } from '../blocks/store.ts';
 import { WritableTables } from '../blocks/tables.ts';
-import { checkDiskSize } from './options.ts';
+import { checkBackingName, checkDiskSize, featuresFor } from './options.ts';
 import { TablePlaces } from './places.ts';
 
 export interface QedStoreOptions {
@@ -189,6 +191,20 @@ export class QedStore implements BlockStore {
     }
     this.#header.size = size;
     if (!this.fresh) await this.#writeHeader();
+  }
+
+  /** In one write, with the name right behind the header, as QEMU has it too. */
+  async setBacking(backing: BackingReference | null): Promise<void> {
+    const name = Buffer.from(backing?.filename ?? '');
+    checkBackingName(name.length, headerBytes(this.#header));
+    const others = this.#header.features & ~(Feature.backingFile | Feature.backingIsRaw);
+    Object.assign(this.#header, {
+      features: others | featuresFor(backing),
+      backingOffset: backing === null ? 0 : HEADER_BYTES,
+      backingLength: name.length,
+    });
+    await this.storage.write(0, Buffer.concat([encodeQedHeader(this.#header), name]));
+    await this.storage.flush();
   }
 
   close(discard: boolean): Promise<void> {

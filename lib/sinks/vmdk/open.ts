@@ -11,7 +11,7 @@ import type { Storage } from '../../storage/storage.ts';
 import { BlockTarget } from '../blocks/target.ts';
 import type { ClusterCompressor, Target } from '../target.ts';
 import { backingFrom } from './backing.ts';
-import { newCid, writeCid } from './cid.ts';
+import { newCid, writeCid, writeParentCid } from './cid.ts';
 import { plainCompressor, sparseExtent } from './create.ts';
 import { flatPart } from './flat-part.ts';
 import { SparseStore } from './sparse-store.ts';
@@ -61,6 +61,12 @@ async function openForWriting(request: VmdkOpenRequest): Promise<Target> {
       if (place === null) return;
       descriptor.cid = newCid();
       await writeCid(storage, place, descriptor.cid);
+    },
+    async adopt(below) {
+      if (place === null || !(below instanceof VmdkImage)) return;
+      descriptor.parentCid = below.descriptor.cid;
+      await writeParentCid(storage, place, descriptor.parentCid);
+      await storage.flush();
     },
   });
 }

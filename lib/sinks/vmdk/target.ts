@@ -3,6 +3,7 @@ import type { ByteReader } from '../../core/extent.ts';
 import { tracePoint } from '../../core/trace.ts';
 import { allSettled } from '../../core/turns.ts';
 import { inContext } from '../../sources/context.ts';
+import type { Source } from '../../sources/source.ts';
 import type { VmdkImage } from '../../sources/vmdk/image.ts';
 import type { Storage } from '../../storage/storage.ts';
 import type { ClusterCompressor, Target } from '../target.ts';
@@ -33,6 +34,8 @@ export interface VmdkTargetOptions {
   complete?(): Promise<void>;
   /** Before the first change of an image that exists: a new CID. */
   begin?(): Promise<void>;
+  /** Notes the parent's CID: see Target.adoptBacking. */
+  adopt?(below: Source): Promise<void>;
 }
 
 const traceClose = tracePoint('vmdk_close');
@@ -103,6 +106,10 @@ export class VmdkTarget implements Target {
       if (copied === done) copied += (await part.copyFrom?.(at, host, hostOffset + done, count)) ?? 0;
     });
     return copied;
+  }
+
+  adoptBacking(below: Source): Promise<void> {
+    return this.#inContext(async () => this.#options.adopt?.(below));
   }
 
   flush(): Promise<void> {

@@ -60,6 +60,14 @@ export class FirstTable {
     this.#changed.add(number);
   }
 
+  /** Sets all entries to 0. */
+  clear(): void {
+    for (const [number, chunk] of this.#chunks) {
+      chunk.fill(0);
+      this.#changed.add(number);
+    }
+  }
+
   get changed(): boolean {
     return this.#changed.size > 0;
   }
