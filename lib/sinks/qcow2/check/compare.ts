@@ -4,7 +4,7 @@ import { writePages } from '../../pages.ts';
 import { BATCH_BYTES, ClusterReader, readAhead } from './clusters.ts';
 import type { CheckedImage, Fix } from './context.ts';
 import type { ClusterCounts } from './counts.ts';
-import { refcountBlockOffset } from './metadata.ts';
+import { refcountBlockOffset } from './refcount-table.ts';
 
 export interface CompareOptions {
   fix: Fix;
@@ -76,10 +76,12 @@ export class RefcountComparison {
 
   /** Blocks without which, or with which, a refcount could differ from 0. */
   *#blocks(): Generator<Block> {
-    const { refcountTable, geometry } = this.#image;
-    const { refcountsPerBlock } = geometry;
+    const { refcountTable, geometry, storage } = this.#image;
+    const { refcountsPerBlock, clusterSize } = geometry;
     for (let index = 0; index * refcountsPerBlock < this.#clusters; index += 1) {
-      const offset = index * 8 < refcountTable.length ? refcountBlockOffset(refcountTable, index) : 0;
+      const named = index * 8 < refcountTable.length ? refcountBlockOffset(refcountTable, index) : 0;
+      // Past the end of the file everything is 0.
+      const offset = named % clusterSize === 0 && named >= storage.size ? 0 : named;
       const first = index * refcountsPerBlock;
       if (offset !== 0 || this.#counts.touches(first, first + refcountsPerBlock)) yield { index, offset };
     }
@@ -109,10 +111,11 @@ export class RefcountComparison {
     const { first, end } = this.#clustersOf(block);
     const refcountOf = refcountReader(bytes, this.#image.geometry.refcountBits);
     const counts = this.#counts;
+    const { maxRefcount } = this.#image;
     let changed = false;
     for (let cluster = first + this.#equal(block, bytes); cluster < end; cluster += 1) {
       const refcount = refcountOf(cluster - first);
-      const references = counts.get(cluster);
+      const references = Math.min(counts.get(cluster), maxRefcount);
       if (refcount === references) {
         if (refcount > 0) this.#result.highest = cluster;
         continue;

@@ -8,8 +8,7 @@ import {
 } from '../../../layouts/qcow2/index.ts';
 import type { Qcow2Head } from '../../../sources/qcow2/head.ts';
 import { readPadded, type Storage } from '../../../storage/storage.ts';
-import type { ClusterCounts } from './counts.ts';
-import { MAX_CLUSTERS } from './counts.ts';
+import { ClusterCounts, MAX_CLUSTERS } from './counts.ts';
 
 /** What a check found; the driver's CheckReport is made of it. */
 export interface Findings {
@@ -40,7 +39,9 @@ export interface Fix {
 export const NO_FIX: Fix = { leaks: false, errors: false };
 
 /** A valid image's tables lie side by side; what is read beyond the file's size lies in several places at once. */
-const SPARE_BUDGET = 64 * 1024 * 1024;
+const SPARE_BUDGET = 4 * 1024 * 1024;
+/** Clusters behind the end of the file in which references are remembered: a file that grows may come to have them. */
+const DANGLING_WINDOW = 1024 * 1024;
 
 /** An image under check: what all parts of the check share. */
 export class CheckedImage {
@@ -57,6 +58,8 @@ export class CheckedImage {
   refcountTable: Buffer = Buffer.alloc(0);
   findings: Findings = noFindings();
   fragmentation: Fragmentation = { allocatedClusters: 0, fragmentedClusters: 0, compressedClusters: 0 };
+  /** References in regions that end behind the end of the file, as far as that is not far. */
+  dangling = new ClusterCounts();
   /** Where corruptions are noted as well, while somebody collects them. */
   noted: string[] | null = null;
   /** Behind the last cluster that was counted: by less than a cluster, that may lie past the end of the file. */
@@ -109,22 +112,54 @@ export class CheckedImage {
     throw new ImageError('corrupt', 'The tables of the image overlap in too many places', { file: this.storage.name });
   }
 
+  /** Whether a region lies in the file, at least all but a part of its last cluster: others are not counted. */
+  isInFile(offset: number, bytes: number): boolean {
+    return offset + bytes - this.storage.size < this.geometry.clusterSize;
+  }
+
   /** Counts references to the clusters that [offset, offset + bytes) touches. */
   count(counts: ClusterCounts, offset: number, bytes: number, references = 1): void {
     const { clusterSize } = this.geometry;
     if (bytes <= 0) return;
-    if (offset + bytes - this.storage.size >= clusterSize) {
+    if (!this.isInFile(offset, bytes)) {
       const where = `offset 0x${offset.toString(16)} size 0x${bytes.toString(16)}`;
       this.corrupt(
         `ERROR: counting reference for region exceeding the end of the file by one cluster or more: ${where}`,
       );
+      this.#noteDangling(offset, bytes, references);
       return;
     }
     const end = Math.floor((offset + bytes - 1) / clusterSize);
     if (end >= this.#counted) this.#counted = end + 1;
     for (let cluster = Math.floor(offset / clusterSize); cluster <= end; cluster += 1) {
       const sum = counts.add(cluster, references);
-      if (sum > this.maxRefcount) this.#overflow(counts, cluster);
+      if (sum > this.maxRefcount) this.#overflow(cluster);
+    }
+  }
+
+  #noteDangling(offset: number, bytes: number, references: number): void {
+    const { clusterSize } = this.geometry;
+    const end = Math.min(this.clusters + DANGLING_WINDOW, Math.ceil((offset + bytes) / clusterSize), MAX_CLUSTERS);
+    for (let cluster = Math.floor(offset / clusterSize); cluster < end; cluster += 1) {
+      this.dangling.add(cluster, references);
+    }
+  }
+
+  /**
+   * Makes references to clusters behind the end of the file count, before something is put there: they read as zeros
+   * now, and must not come to read as metadata.
+   */
+  adoptDangling(counts: ClusterCounts): void {
+    const { pageClusters } = this.dangling;
+    const end = this.clusters + DANGLING_WINDOW;
+    for (let first = 0; first < end; first += pageClusters) {
+      if (!this.dangling.touches(first, first + pageClusters)) continue;
+      for (let cluster = first; cluster < first + pageClusters; cluster += 1) {
+        const references = this.dangling.get(cluster);
+        if (references === 0) continue;
+        counts.add(cluster, references);
+        this.#counted = Math.max(this.#counted, cluster + 1);
+      }
     }
   }
 
@@ -133,12 +168,11 @@ export class CheckedImage {
     if (first + clusters > this.#counted) this.#counted = first + clusters;
     if (counts.addRun(first, clusters, references) <= this.maxRefcount) return;
     for (let cluster = first; cluster < first + clusters; cluster += 1) {
-      if (counts.get(cluster) > this.maxRefcount) this.#overflow(counts, cluster);
+      if (counts.get(cluster) > this.maxRefcount) this.#overflow(cluster);
     }
   }
 
-  #overflow(counts: ClusterCounts, cluster: number): void {
-    counts.set(cluster, this.maxRefcount);
+  #overflow(cluster: number): void {
     this.corrupt(
       `ERROR: overflow cluster offset=0x${(cluster * this.geometry.clusterSize).toString(16)}\n` +
         'Use qemu-img amend to increase the refcount entry width or qemu-img convert to create a clean copy if the ' +

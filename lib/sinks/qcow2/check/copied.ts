@@ -2,12 +2,14 @@ import { COMPRESSED_HIGH, COPIED_HIGH, entryOffset, readRefcount } from '../../.
 import { BATCH_BYTES, ClusterReader, readAhead } from './clusters.ts';
 import { type CheckedImage, hex64 } from './context.ts';
 import type { ClusterCounts } from './counts.ts';
-import { overlapsMetadata, refcountBlockOffset } from './metadata.ts';
-import { type L1Visit, l1Visits, readL1 } from './walk.ts';
+import { refcountBlockOffset } from './refcount-table.ts';
+import { emptyEntry, type L1Visit, l1Visits, readL1 } from './walk.ts';
 
 export interface CopiedOptions {
   /** The refcounts of all clusters of the file. */
   refcounts: ClusterCounts;
+  /** L1 entries that refer to the table in a cluster. */
+  tables: ClusterCounts;
   /** Indexes of refcount blocks that can't be read. */
   unreadable: ReadonlySet<number>;
   repair: boolean;
@@ -44,6 +46,7 @@ export class CopiedCheck {
     const load = (batch: readonly L1Visit[]) => this.#load(batch);
     for await (const { batch, loaded } of readAhead(l1Visits(l1), { most, load })) {
       for (const visit of batch) {
+        if (visit.offset === 0) await this.#emptyEntry(visit);
         if (visit.offset === 0 || !(await this.#table(visit))) continue;
         const bytes = loaded.get(visit.offset);
         if (bytes !== undefined) await this.#entries(visit.offset, bytes);
@@ -69,17 +72,33 @@ export class CopiedCheck {
 
   /** @returns false where the table's refcount can't be told: nothing below it is looked at */
   async #table({ index, high, low, offset }: L1Visit): Promise<boolean> {
-    const { storage, header, geometry } = this.#image;
+    const { geometry } = this.#image;
     const refcount = await this.#refcount(Math.floor(offset / geometry.clusterSize));
     if (refcount === null) return false;
     if ((refcount === 1) === high >>> 31 > 0) return true;
     const what = `OFLAG_COPIED L2 cluster: l1_index=${index} l1_entry=${hex64(high, low)} refcount=${refcount}`;
-    if (!this.#say(what, this.#options.repair)) return true;
+    if (!this.#say(what, this.#mayWriteL1(index))) return true;
     const entry = Buffer.alloc(8);
     entry.writeUInt32BE((high ^ COPIED_HIGH) >>> 0, 0);
     entry.writeUInt32BE(low, 4);
-    await storage.write(header.l1Offset + index * 8, entry);
+    await this.#writeL1(index, entry);
     return true;
+  }
+
+  async #emptyEntry({ index, high, low }: L1Visit): Promise<void> {
+    if (this.#say(emptyEntry(index, high, low), this.#mayWriteL1(index))) await this.#writeL1(index, Buffer.alloc(8));
+  }
+
+  /** An L1 table that lies over anything else is not written to. */
+  #mayWriteL1(index: number): boolean {
+    const { header, geometry } = this.#image;
+    const cluster = Math.floor((header.l1Offset + index * 8) / geometry.clusterSize);
+    if (!this.#options.repair || !this.#image.isInFile(header.l1Offset, header.l1Entries * 8)) return false;
+    return this.#options.refcounts.get(cluster) === 1;
+  }
+
+  #writeL1(index: number, entry: Buffer): Promise<void> {
+    return this.#image.storage.write(this.#image.header.l1Offset + index * 8, entry);
   }
 
   async #entries(tableOffset: number, bytes: Buffer): Promise<void> {
@@ -107,9 +126,12 @@ export class CopiedCheck {
     if (dirty) await this.#image.storage.write(tableOffset, bytes);
   }
 
+  /** A table that is something else as well is not written to. */
   #mayWrite(tableOffset: number): boolean {
-    const { geometry } = this.#image;
-    return tableOffset % geometry.clusterSize === 0 && !overlapsMetadata(this.#image, tableOffset);
+    const { clusterSize } = this.#image.geometry;
+    if (tableOffset % clusterSize !== 0) return false;
+    const { refcounts, tables } = this.#options;
+    return refcounts.get(tableOffset / clusterSize) === tables.get(tableOffset / clusterSize);
   }
 
   #say(what: string, repair: boolean): boolean {
@@ -123,17 +145,22 @@ export class CopiedCheck {
   /** The refcount of a cluster of the file, if no block of refcounts is unreadable; undefined: see `#refcount`. */
   #known(cluster: number): number | undefined {
     if (cluster >= this.#clusters || this.#options.unreadable.size > 0) return undefined;
-    return this.#options.refcounts.get(cluster);
+    return this.#ofFile(cluster);
+  }
+
+  /** More references than the width can hold are told apart by the counts alone. */
+  #ofFile(cluster: number): number {
+    return Math.min(this.#options.refcounts.get(cluster), this.#image.maxRefcount);
   }
 
   /** The refcount of any cluster, also past the end of a file that was cut off; null where it can't be read. */
   async #refcount(cluster: number): Promise<number | null> {
-    const { refcountTable, geometry } = this.#image;
+    const { refcountTable, geometry, storage } = this.#image;
     const index = Math.floor(cluster / geometry.refcountsPerBlock);
     if (this.#options.unreadable.has(index)) return null;
-    if (cluster < this.#clusters) return this.#options.refcounts.get(cluster);
+    if (cluster < this.#clusters) return this.#ofFile(cluster);
     const offset = index * 8 < refcountTable.length ? refcountBlockOffset(refcountTable, index) : 0;
-    if (offset === 0) return 0;
+    if (offset === 0 || offset >= storage.size) return 0;
     if (offset % geometry.clusterSize !== 0) return null;
     const block = await this.#block(offset);
     try {

@@ -59,6 +59,8 @@ class Check {
   readonly #repairs: boolean;
   /** Clusters that are freed can't hold anything that somebody might miss. */
   #mayDiscard = false;
+  /** What is wrong in the snapshot table, and stays so: apart, since it says nothing about copied flags. */
+  #unmended = 0;
 
   constructor(image: CheckedImage, fix: Fix) {
     this.#image = image;
@@ -71,8 +73,8 @@ class Check {
     await this.#checkBitmaps();
     const snapshots = await readSnapshotTable(image, this.#fix);
     const comparison = await this.#checkReferences(snapshots);
-    await this.#mendSnapshots(snapshots);
     const { findings } = image;
+    findings.corruptions += this.#unmended;
     if (this.#repairs) {
       if (findings.checkErrors === 0 && findings.corruptions === 0) await clearDamageBits(image);
       await image.storage.flush();
@@ -112,6 +114,7 @@ class Check {
       await image.storage.flush();
       last = await this.#compare(references, this.#fix, true);
     }
+    await this.#mendSnapshots(snapshots, references);
     await this.#checkCopied(references, last);
     return last;
   }
@@ -133,11 +136,10 @@ class Check {
     // Where tables could not be read, what seems free may be what they refer to.
     await rebuildRefcounts(image, references.counts, before.corruptions === 0 && before.checkErrors === 0);
     image.findings = noFindings();
-    const { counts, rebuild, uncopied } = await countReferences(image, snapshots, NO_FIX);
+    const { counts, rebuild, tables, uncopied } = await countReferences(image, snapshots, NO_FIX);
     const left = image.findings;
     image.findings = { ...left };
-    references.counts = counts;
-    references.uncopied = uncopied;
+    Object.assign(references, { counts, tables, uncopied });
     // What is taken back now is the old structure: no leak of the image as it was.
     const comparison = await this.#compare(references, { leaks: true, errors: false }, true);
     if (rebuild || comparison.rebuild) {
@@ -151,7 +153,7 @@ class Check {
     return comparison;
   }
 
-  async #checkCopied({ counts, uncopied }: References, comparison: Comparison): Promise<void> {
+  async #checkCopied({ counts, tables, uncopied }: References, comparison: Comparison): Promise<void> {
     const image = this.#image;
     const { checkErrors, corruptions, leaks } = image.findings;
     // Each entry has its flag, and no cluster two references: nothing can be wrong.
@@ -159,20 +161,20 @@ class Check {
     if (this.#repairs) await image.storage.flush();
     const clean = checkErrors === 0 && corruptions === 0 && leaks === 0;
     const repair = this.#fix.errors || (this.#fix.leaks && clean);
-    await new CopiedCheck(image, { refcounts: counts, unreadable: comparison.unreadable, repair }).run();
+    await new CopiedCheck(image, { refcounts: counts, tables, unreadable: comparison.unreadable, repair }).run();
   }
 
-  async #mendSnapshots(snapshots: SnapshotTable): Promise<void> {
+  async #mendSnapshots(snapshots: SnapshotTable, { counts }: References): Promise<void> {
     const image = this.#image;
     const { corruptions } = snapshots.findings;
     if (corruptions === 0) return;
     const { checkErrors, corruptions: others, leaks } = image.findings;
     if (!this.#fix.errors || image.external || checkErrors + others + leaks > 0) {
-      image.findings.corruptions += corruptions;
+      this.#unmended = corruptions;
       return;
     }
     await image.storage.flush();
-    await rewriteSnapshots(image, snapshots);
+    await rewriteSnapshots(image, snapshots, counts);
     image.findings.corruptionsFixed += corruptions;
   }
 }

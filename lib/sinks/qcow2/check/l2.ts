@@ -19,7 +19,7 @@ export interface L2Table {
   references: number;
   /** It belongs to the active disk: its clusters count for the statistics. */
   active: boolean;
-  /** Entries that are wrong in a way that loses nothing may be corrected in `bytes`. */
+  /** Entries that are wrong in a way that loses nothing are to be corrected. */
   fix: boolean;
 }
 
@@ -35,14 +35,14 @@ export class L2Walk {
     this.#counts = counts;
   }
 
-  /** @returns whether an entry was corrected: the table has to be written */
-  walk(table: L2Table): boolean {
+  /** @returns where in the table entries stand that `fix` lets be corrected: they have not been counted */
+  walk(table: L2Table): number[] {
     const { geometry, external } = this.#image;
     const { l2Entries, l2EntrySize, extendedL2 } = geometry;
     const view = new DataView(table.bytes.buffer, table.bytes.byteOffset, table.bytes.length);
     const run = { next: 0 };
     const mayBePlain = !extendedL2 && !external;
-    let corrected = false;
+    const correctable: number[] = [];
     for (let index = 0; index < l2Entries; index += 1) {
       if (mayBePlain) index += this.#plain(view, table, index, run);
       if (index === l2Entries) break;
@@ -51,9 +51,9 @@ export class L2Walk {
       const low = view.getUint32(at + 4);
       if (high === 0 && low === 0 && !extendedL2) continue;
       if ((high & COMPRESSED_HIGH) !== 0) this.#compressed(table, index, high, low);
-      else if (this.#standard(table, at, high, low, run)) corrected = true;
+      else if (this.#standard(table, at, high, low, run)) correctable.push(at);
     }
-    return corrected;
+    return correctable;
   }
 
   /**
@@ -93,7 +93,7 @@ export class L2Walk {
     return index - start;
   }
 
-  /** @returns whether the entry was corrected */
+  /** @returns whether the entry is to be corrected */
   #standard(table: L2Table, at: number, high: number, low: number, run: { next: number }): boolean {
     const { geometry, external } = this.#image;
     if (l2Reserved(high, low)) {
@@ -111,15 +111,15 @@ export class L2Walk {
       const where = `offset=${offset.toString(16)}`;
       this.#image.corrupt(`ERROR ${where}: Allocated cluster has corrupted subcluster allocation bitmap`);
     }
-    if (offset % geometry.clusterSize !== 0 && this.#unaligned(table, at, offset, low, allocated)) return true;
+    if (offset % geometry.clusterSize !== 0 && this.#unaligned(table, offset, low, allocated)) return true;
     if (high >>> 31 === 0) this.uncopied = true;
     if (table.active) this.#statistics(offset, run);
     if (!external) this.#image.count(this.#counts, offset, geometry.clusterSize, table.references);
     return false;
   }
 
-  /** @returns whether the entry was corrected: it held no data, so it can read as zeros without a cluster */
-  #unaligned(table: L2Table, at: number, offset: number, low: number, allocated: number): boolean {
+  /** @returns whether the entry is to be corrected: it holds no data, so it can read as zeros without a cluster */
+  #unaligned(table: L2Table, offset: number, low: number, allocated: number): boolean {
     const { extendedL2 } = this.#image.geometry;
     const hasData = extendedL2 ? allocated !== 0 : (low & ZERO_LOW) === 0;
     const what = hasData ? 'Data' : 'Preallocated';
@@ -130,9 +130,6 @@ export class L2Walk {
     }
     this.#image.report(`Repairing ${line}`);
     this.#image.findings.corruptionsFixed += 1;
-    table.bytes.fill(0, at, at + 8);
-    // The subclusters of an extended entry say themselves what reads as zeros.
-    if (!extendedL2) table.bytes[at + 7] = ZERO_LOW;
     return true;
   }
 

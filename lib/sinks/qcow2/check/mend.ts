@@ -9,6 +9,7 @@ import {
 } from '../../../layouts/qcow2/index.ts';
 import { Qcow2Image } from '../image.ts';
 import type { CheckedImage } from './context.ts';
+import type { ClusterCounts } from './counts.ts';
 import type { SnapshotTable } from './snapshots.ts';
 
 /** Where the header names the snapshot table: its offset (64 bits) follows the count (32). */
@@ -16,9 +17,13 @@ const SNAPSHOTS_OFFSET_AT = 64;
 
 /**
  * Writes the snapshot table anew, in another place and with all that a version 3 image must say; the header refers to
- * it only when it is complete. The refcounts must be right by now.
+ * it only when it is complete. The refcounts must be right by now; `counts` are told of what is freed.
  */
-export async function rewriteSnapshots(image: CheckedImage, { entries, bytes }: SnapshotTable): Promise<void> {
+export async function rewriteSnapshots(
+  image: CheckedImage,
+  { entries, bytes }: SnapshotTable,
+  counts: ClusterCounts,
+): Promise<void> {
   const { storage, header, tail, geometry } = image;
   const table = Buffer.concat(entries.map((entry) => encodeSnapshotEntry(entry, header.size)));
   const l1 = Buffer.alloc(header.l1Entries * 8);
@@ -36,6 +41,8 @@ export async function rewriteSnapshots(image: CheckedImage, { entries, bytes }: 
     writeU64BE(field, 0, offset);
     await storage.write(SNAPSHOTS_OFFSET_AT, field);
     await storage.flush();
+    const old = header.snapshotsOffset / geometry.clusterSize;
+    for (let cluster = old; cluster < old + clustersOf(bytes); cluster += 1) counts.add(cluster, -1);
     writer.refcounts.release(header.snapshotsOffset, clustersOf(bytes));
     header.snapshotsOffset = offset;
     await writer.commit();

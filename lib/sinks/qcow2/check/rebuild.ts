@@ -29,6 +29,7 @@ interface Plan {
  */
 export async function rebuildRefcounts(image: CheckedImage, counts: ClusterCounts, reuse: boolean): Promise<void> {
   const { storage, header, geometry } = image;
+  if (!storage.fixedSize) image.adoptDangling(counts);
   const plan = new Planner(image, counts, reuse || storage.fixedSize).plan();
   if (traceRebuild.enabled) traceRebuild.emit({ file: storage.name, blocks: plan.blocks.size, table: plan.table });
   await writeBlocks(image, counts, plan);

@@ -2,7 +2,7 @@ import { decodeBitmapTableEntry, ExtensionType, findExtension, MAX_L1_BYTES } fr
 import { type BitmapPlace, readBitmaps } from './bitmaps.ts';
 import type { CheckedImage, Fix } from './context.ts';
 import { ClusterCounts } from './counts.ts';
-import { refcountBlockOffset } from './metadata.ts';
+import { refcountBlockOffset } from './refcount-table.ts';
 import type { CheckedSnapshot, SnapshotTable } from './snapshots.ts';
 import { TableWalk } from './walk.ts';
 
@@ -11,6 +11,8 @@ export interface References {
   counts: ClusterCounts;
   /** The refcount structure itself is wrong, so that it can't be corrected in place. */
   rebuild: boolean;
+  /** L1 entries that refer to the table in a cluster. */
+  tables: ClusterCounts;
   /** Some entry of an L1 or L2 table has no copied flag. */
   uncopied: boolean;
 }
@@ -27,6 +29,7 @@ export async function countReferences(image: CheckedImage, snapshots: SnapshotTa
   const counts = new ClusterCounts();
   const walk = new TableWalk(image, counts, fix);
   image.renewBudget();
+  image.dangling = new ClusterCounts();
   image.fragmentation = { allocatedClusters: 0, fragmentedClusters: 0, compressedClusters: 0 };
   image.count(counts, 0, geometry.clusterSize);
   const active = { offset: header.l1Offset, entries: header.l1Entries };
@@ -46,7 +49,8 @@ export async function countReferences(image: CheckedImage, snapshots: SnapshotTa
   for (const bitmap of await readBitmaps(image)) await countBitmap(image, counts, bitmap);
   image.count(counts, header.refcountTableOffset, image.refcountTable.length);
   const rebuild = await countRefcountBlocks(image, counts, fix);
-  return { counts, rebuild, uncopied: walk.uncopied };
+  await walk.correctEntries();
+  return { counts, rebuild, tables: walk.tables, uncopied: walk.uncopied };
 }
 
 function placeOf({ l1Offset, l1Entries }: CheckedSnapshot): { offset: number; entries: number } {
@@ -86,8 +90,9 @@ async function countBitmap(image: CheckedImage, counts: ClusterCounts, bitmap: B
 
 /** @returns whether the table is wrong in a way that only another one can mend */
 async function countRefcountBlocks(image: CheckedImage, counts: ClusterCounts, fix: Fix): Promise<boolean> {
-  const { refcountTable: table, geometry, clusters, storage, header } = image;
+  const { refcountTable: table, geometry, clusters } = image;
   const { clusterSize } = geometry;
+  const outside: number[] = [];
   let rebuild = false;
   for (let index = 0; index < table.length / 8; index += 1) {
     const offset = refcountBlockOffset(table, index);
@@ -99,12 +104,10 @@ async function countRefcountBlocks(image: CheckedImage, counts: ClusterCounts, f
       image.corrupt(`ERROR ${name} is not cluster aligned; refcount table entry corrupted`);
       rebuild = true;
     } else if (offset / clusterSize >= clusters) {
-      // Nothing is counted there: no block at all says the same.
       if (fix.errors) {
         image.report(`Repairing ${name} is outside image`);
-        table.fill(0, index * 8, index * 8 + 8);
-        await storage.write(header.refcountTableOffset + index * 8, table.subarray(index * 8, index * 8 + 8));
         image.findings.corruptionsFixed += 1;
+        outside.push(index);
       } else image.corrupt(`ERROR ${name} is outside image`);
     } else if (offset !== 0) {
       image.count(counts, offset, clusterSize);
@@ -114,5 +117,20 @@ async function countRefcountBlocks(image: CheckedImage, counts: ClusterCounts, f
       rebuild = true;
     }
   }
-  return rebuild;
+  return (await forgetBlocks(image, counts, outside)) || rebuild;
+}
+
+/**
+ * Takes blocks outside the file out of the refcount table: nothing is counted there, and no block at all says the same.
+ * @returns false where it is done; true where the table lies over something else, and another one is needed
+ */
+async function forgetBlocks(image: CheckedImage, counts: ClusterCounts, indexes: number[]): Promise<boolean> {
+  const { refcountTable: table, storage, header, geometry } = image;
+  const places = indexes.map((index) => header.refcountTableOffset + index * 8);
+  for (const index of indexes) table.fill(0, index * 8, index * 8 + 8);
+  if (places.length === 0) return false;
+  if (!image.isInFile(header.refcountTableOffset, table.length)) return true;
+  if (places.some((place) => counts.get(Math.floor(place / geometry.clusterSize)) !== 1)) return true;
+  for (const place of places) await storage.write(place, Buffer.alloc(8));
+  return false;
 }

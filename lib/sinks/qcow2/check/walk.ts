@@ -1,9 +1,8 @@
-import { entryOffset, l1Reserved } from '../../../layouts/qcow2/index.ts';
+import { entryOffset, l1Reserved, ZERO_LOW } from '../../../layouts/qcow2/index.ts';
 import { BATCH_BYTES, ClusterReader, readAhead } from './clusters.ts';
 import { type CheckedImage, type Fix, hex64 } from './context.ts';
 import { ClusterCounts } from './counts.ts';
 import { L2Walk } from './l2.ts';
-import { overlapsMetadata } from './metadata.ts';
 
 /** Where an L1 table lies. */
 export interface L1Place {
@@ -42,6 +41,18 @@ export function* l1Visits(l1: Buffer): Generator<L1Visit> {
   }
 }
 
+/** What is said of an L1 entry that has flags, but no table. */
+export function emptyEntry(index: number, high: number, low: number): string {
+  return `L1 entry without a table: l1_index=${index} l1_entry=${hex64(high, low)}`;
+}
+
+/** The first half of an L2 entry that reads as zeros; the subclusters of an extended one say the same themselves. */
+function zeroEntry(extended: boolean): Buffer {
+  const entry = Buffer.alloc(8);
+  if (!extended) entry[7] = ZERO_LOW;
+  return entry;
+}
+
 /** The L1 table as far as the file has it; nothing beyond can refer to anything. */
 export async function readL1(image: CheckedImage, { offset, entries }: L1Place): Promise<Buffer> {
   image.spend(Math.max(0, Math.min(entries * 8, image.storage.size - offset)));
@@ -58,8 +69,12 @@ export class TableWalk {
   readonly #fix: Fix;
   readonly #l2: L2Walk;
   readonly #clusters: ClusterReader;
-  /** L1 entries that refer to the table in a cluster; 0 once it has been walked. */
-  readonly #references = new ClusterCounts(TABLE_PAGE_BITS);
+  /** L1 entries that refer to the table in a cluster. */
+  readonly tables = new ClusterCounts(TABLE_PAGE_BITS);
+  /** 1 for tables that have been walked. */
+  readonly #done = new ClusterCounts(TABLE_PAGE_BITS);
+  /** Entries that can be corrected, by their table's offset. */
+  readonly #correctable = new Map<number, number[]>();
   readonly #walked = new Map<number, WalkedTable>();
   #rememberedLines = 0;
   #repeatedLines = 0;
@@ -81,7 +96,7 @@ export class TableWalk {
   /** Notes which tables an L1 table refers to. */
   async gather(place: L1Place): Promise<void> {
     for (const { offset } of l1Visits(await readL1(this.#image, place))) {
-      if (this.#isOrdinary(offset)) this.#references.add(offset / this.#image.geometry.clusterSize, 1);
+      if (this.#isOrdinary(offset)) this.tables.add(offset / this.#image.geometry.clusterSize, 1);
     }
   }
 
@@ -95,24 +110,34 @@ export class TableWalk {
     const load = (batch: readonly L1Visit[]) => this.#load(batch);
     for await (const { batch, loaded } of readAhead(l1Visits(l1), { most, load })) {
       for (const visit of batch) {
-        if (visit.offset === 0) await this.#emptyEntry(place, visit);
-        else await this.#visit(visit, loaded.get(visit.offset), active);
+        if (visit.offset === 0) this.#emptyEntry(visit, active);
+        else this.#visit(visit, loaded.get(visit.offset), active);
       }
       this.#clusters.release(loaded);
     }
   }
 
-  /** Flags alone: no reader takes it for a table. */
-  async #emptyEntry(place: L1Place, { index, high, low }: L1Visit): Promise<void> {
-    const { storage, findings, report } = this.#image;
-    const what = `L1 entry without a table: l1_index=${index} l1_entry=${hex64(high, low)}`;
-    if (!this.#fix.errors) {
-      this.#image.corrupt(`ERROR ${what}`);
-      return;
+  /** Flags alone: no reader takes it for a table. Those of the active table are left to the check of flags. */
+  #emptyEntry({ index, high, low }: L1Visit, active: boolean): void {
+    if (active) this.#uncopied = true;
+    else this.#image.corrupt(`ERROR ${emptyEntry(index, high, low)}`);
+  }
+
+  /**
+   * Corrects the entries that can be corrected without a loss, once all references are counted: in tables alone that
+   * are nothing else as well.
+   */
+  async correctEntries(): Promise<void> {
+    const { storage, geometry, findings } = this.#image;
+    for (const [offset, places] of this.#correctable) {
+      const cluster = offset / geometry.clusterSize;
+      if (this.#counts.get(cluster) !== this.tables.get(cluster)) {
+        findings.corruptionsFixed -= places.length;
+        findings.corruptions += places.length;
+        continue;
+      }
+      for (const at of places) await storage.write(offset + at, zeroEntry(geometry.extendedL2));
     }
-    report(`Repairing ${what}`);
-    findings.corruptionsFixed += 1;
-    await storage.write(place.offset + index * 8, Buffer.alloc(8));
   }
 
   #isOrdinary(offset: number): boolean {
@@ -122,7 +147,7 @@ export class TableWalk {
   #isDue(offset: number): boolean {
     if (offset === 0 || offset >= this.#image.storage.size) return false;
     const { clusterSize } = this.#image.geometry;
-    return !this.#isOrdinary(offset) || this.#references.get(offset / clusterSize) > 0;
+    return !this.#isOrdinary(offset) || this.#done.get(offset / clusterSize) === 0;
   }
 
   async #load(batch: readonly L1Visit[]): Promise<Map<number, Buffer>> {
@@ -133,7 +158,7 @@ export class TableWalk {
     return this.#clusters.read(due);
   }
 
-  async #visit({ high, low, offset }: L1Visit, bytes: Buffer | undefined, active: boolean): Promise<void> {
+  #visit({ high, low, offset }: L1Visit, bytes: Buffer | undefined, active: boolean): void {
     const image = this.#image;
     const { clusterSize } = image.geometry;
     if (l1Reserved(high, low)) image.corrupt(`ERROR found L1 entry with reserved bits set: ${hex64(high, low)}`);
@@ -143,20 +168,20 @@ export class TableWalk {
       image.corrupt(`ERROR l2_offset=${offset.toString(16)}: Table is not cluster aligned; L1 entry corrupted`);
     }
     if (!this.#isDue(offset)) this.#repeat(offset, active);
-    else if (bytes !== undefined) await this.#walkTable(offset, bytes, active);
+    else if (bytes !== undefined) this.#walkTable(offset, bytes, active);
   }
 
-  async #walkTable(offset: number, bytes: Buffer, active: boolean): Promise<void> {
+  #walkTable(offset: number, bytes: Buffer, active: boolean): void {
     const image = this.#image;
     const cluster = offset / image.geometry.clusterSize;
     const ordinary = this.#isOrdinary(offset);
-    const references = ordinary ? this.#references.get(cluster) : 1;
+    const references = ordinary ? this.tables.get(cluster) : 1;
     const before = { ...image.fragmentation };
     image.noted = references > 1 ? [] : null;
-    const fix = this.#fix.errors && ordinary && !overlapsMetadata(image, offset);
-    const corrected = this.#l2.walk({ bytes, references, active, fix });
-    if (corrected) await image.storage.write(offset, bytes);
-    if (ordinary) this.#references.set(cluster, 0);
+    const fix = this.#fix.errors && ordinary && this.#correctable.size < MAX_REMEMBERED;
+    const correctable = this.#l2.walk({ bytes, references, active, fix });
+    if (correctable.length > 0) this.#correctable.set(offset, correctable);
+    if (ordinary) this.#done.set(cluster, 1);
     if (image.noted !== null) this.#remember(offset, image.noted, before);
     image.noted = null;
   }
