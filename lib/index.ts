@@ -19,6 +19,7 @@ export {
 export { enableTrace, setTraceWriter, type TracePoint, tracePoint } from './core/trace.ts';
 export { type CheckOptions, type CheckResult, check } from './edits/check.ts';
 export { type ResizeOptions, resize } from './edits/resize.ts';
+export { applySnapshot, createSnapshot, deleteSnapshot, type SnapshotOptions, snapshots } from './edits/snapshot.ts';
 export { createImage } from './formats/create.ts';
 export type {
   CheckReport,

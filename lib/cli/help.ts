@@ -54,6 +54,12 @@ Command parameters:
   '-p' shows progress
   '-q' prints nothing but errors
 
+Parameters of bitmap:
+  'bitmap' is the name of a persistent dirty bitmap; what is done to it, in this order:
+    '--add', '--remove', '--clear', '--enable', '--disable', '--merge source'
+  '-g' is the granularity of what is added, in bytes
+  '-b' names another image, where '--merge' finds its bitmaps, and '-F' its format
+
 Parameters of check:
   '-r' repairs: 'leaks' what nothing refers to, 'all' also what is wrong
   the exit code is 0 for a clean image, 1 if the check could not be done, 2 for errors,
@@ -98,4 +104,10 @@ Parameters of resize:
   '--shrink' permits a disk that becomes shorter, and loses what lies behind its end
   '--preallocation' gives what is added its space at once: 'off', 'metadata', 'falloc'
        or 'full'
+
+Parameters of snapshot:
+  '-l' lists the internal snapshots of the image
+  '-c' takes a snapshot of the disk as it is, under this name
+  '-a' makes the disk what the snapshot with this ID or name is
+  '-d' deletes the snapshot of this name
 `;

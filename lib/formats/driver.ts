@@ -1,6 +1,14 @@
 import type { AnyOptionValues, OptionSchema } from '../core/options.ts';
 import type { ExtentPlan, Target } from '../sinks/target.ts';
-import type { Gate, LayerInfo, SnapshotInfo, Source, SourceDriver, SourceRequest } from '../sources/source.ts';
+import type {
+  Gate,
+  LayerInfo,
+  SnapshotInfo,
+  SnapshotSelector,
+  Source,
+  SourceDriver,
+  SourceRequest,
+} from '../sources/source.ts';
 import type { CacheMode, Storage } from '../storage/storage.ts';
 
 /** What a driver gets to make an image with. */
@@ -94,7 +102,7 @@ export interface SnapshotEditor {
   list(): Promise<readonly SnapshotInfo[]>;
   create(name: string): Promise<void>;
   apply(idOrName: string): Promise<void>;
-  delete(idOrName: string): Promise<void>;
+  delete(which: string | SnapshotSelector): Promise<void>;
   /** Flushes and closes. */
   close(): Promise<void>;
 }

@@ -17,6 +17,7 @@ export const qcow2: Driver = {
   measure: async (request) => (await import('../sinks/qcow2/index.ts')).measureQcow2(request),
   growable: true,
   check: async (request) => (await import('../sinks/qcow2/check/index.ts')).checkQcow2(request),
+  openSnapshots: async (request) => (await import('../sinks/qcow2/snapshots/index.ts')).openQcow2Snapshots(request),
   supportsBacking: true,
   supportsCompression: true,
   supportsBitmaps: true,

@@ -79,7 +79,10 @@ export async function readL1(
  * The snapshot that is meant, as QEMU's `-l` resolves it: all given fields must match; a bare word is an id
  * first and a name only where no id matches.
  */
-function findSnapshot(entries: readonly SnapshotEntry[], { id, name, idOrName }: SnapshotSelector): SnapshotEntry {
+export function findSnapshot<E extends SnapshotEntry>(
+  entries: readonly E[],
+  { id, name, idOrName }: SnapshotSelector,
+): E {
   const found =
     idOrName !== undefined
       ? (entries.find((each) => each.id === idOrName) ?? entries.find((each) => each.name === idOrName))

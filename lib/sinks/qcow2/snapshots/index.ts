@@ -1,0 +1,1 @@
+export { openQcow2Snapshots } from './editor.ts';
