@@ -12,7 +12,8 @@ export const COMMANDS: Readonly<Record<string, () => Promise<{ command: Command 
   map: () => import('./map.ts'),
   measure: () => import('./measure.ts'),
   resize: () => import('./resize.ts'),
+  snapshot: () => import('./snapshot.ts'),
 };
 
 /** qemu-img's commands that this version does not have. */
-export const MISSING_COMMANDS: readonly string[] = ['amend', 'bench', 'bitmap', 'rebase', 'snapshot'];
+export const MISSING_COMMANDS: readonly string[] = ['amend', 'bench', 'bitmap', 'rebase'];
