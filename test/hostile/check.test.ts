@@ -19,7 +19,7 @@ const NAMES = [
   'data-file',
 ];
 /** Of the cases of each plan, every so many: all of them would take a minute. */
-const STEP = 2;
+const STEP = 3;
 /** No image of the gallery has anything like it: a walk that goes round in circles is told by it. */
 const MOST_LINES = 1_000_000;
 
