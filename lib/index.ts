@@ -17,6 +17,7 @@ export {
   type Stage,
 } from './core/streams.ts';
 export { enableTrace, setTraceWriter, type TracePoint, tracePoint } from './core/trace.ts';
+export { type BitmapAction, type BitmapOptions, bitmap } from './edits/bitmap.ts';
 export { type CheckOptions, type CheckResult, check } from './edits/check.ts';
 export { type ResizeOptions, resize } from './edits/resize.ts';
 export { applySnapshot, createSnapshot, deleteSnapshot, type SnapshotOptions, snapshots } from './edits/snapshot.ts';
@@ -46,11 +47,13 @@ export { type DdOptions, type DdResult, dd } from './pipelines/dd.ts';
 export { type MapEntry, type MapOptions, map } from './pipelines/map.ts';
 export { type MeasureOptions, type MeasureResult, measure } from './pipelines/measure.ts';
 export type { ImageReference, NamedImage } from './pipelines/reference.ts';
-export type { ClusterCompressor, Target } from './sinks/target.ts';
+export type { BitmapEditor, ClusterCompressor, Target } from './sinks/target.ts';
 export { TargetWritable, type TargetWritableOptions, targetWritable } from './sinks/writable.ts';
 export { type ExtentStreamOptions, extentStream, type Mapped, walkExtents } from './sources/extents.ts';
 export type {
   BackingReference,
+  BitmapInfo,
+  BitmapReader,
   ForwardSource,
   LayerInfo,
   SnapshotInfo,

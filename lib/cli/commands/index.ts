@@ -2,6 +2,7 @@ import type { Command } from '../context.ts';
 
 /** The commands, each loaded on first use, in the order of `--help`. */
 export const COMMANDS: Readonly<Record<string, () => Promise<{ command: Command }>>> = {
+  bitmap: () => import('./bitmap.ts'),
   check: () => import('./check.ts'),
   commit: () => import('./commit.ts'),
   compare: () => import('./compare.ts'),
@@ -16,4 +17,4 @@ export const COMMANDS: Readonly<Record<string, () => Promise<{ command: Command 
 };
 
 /** qemu-img's commands that this version does not have. */
-export const MISSING_COMMANDS: readonly string[] = ['amend', 'bench', 'bitmap', 'rebase'];
+export const MISSING_COMMANDS: readonly string[] = ['amend', 'bench', 'rebase'];

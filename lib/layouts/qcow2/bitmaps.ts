@@ -130,3 +130,62 @@ export function decodeBitmapTableEntry(table: Buffer, index: number, clusterSize
 export function encodeBitmapTableEntry(table: Buffer, index: number, entry: BitmapTableEntry): void {
   writeU64BE(table, index * 8, entry.offset + (entry.allOnes ? 1 : 0));
 }
+
+/** What follows from a disk's size for a bitmap: bits are stored a cluster at a time. */
+export interface BitmapShape {
+  bits: number;
+  /** Bits in one cluster of bitmap data. */
+  bitsPerCluster: number;
+  tableEntries: number;
+}
+
+/** @param size guest bytes */
+export function bitmapShape(size: number, granularityBits: number, clusterSize: number): BitmapShape {
+  const bits = Math.ceil(size / 2 ** granularityBits);
+  const bitsPerCluster = clusterSize * 8;
+  return { bits, bitsPerCluster, tableEntries: Math.ceil(bits / bitsPerCluster) };
+}
+
+/** Runs [from, to) of set bits among the first `count`, ascending. Bit 0 is the lowest of byte 0 ("Bitmap data"). */
+export function* bitRuns(bytes: Buffer, count: number): Generator<{ from: number; to: number }> {
+  for (let at = nextBit(bytes, 0, count, 1); at < count; ) {
+    const to = nextBit(bytes, at, count, 0);
+    yield { from: at, to };
+    at = nextBit(bytes, to, count, 1);
+  }
+}
+
+/** The first bit from `at` on that has the value; `count` where there is none. Whole bytes are passed over at once. */
+function nextBit(bytes: Buffer, at: number, count: number, value: 0 | 1): number {
+  const other = value === 1 ? 0 : 0xff;
+  let bit = at;
+  while (bit < count) {
+    if ((bit & 7) === 0 && bytes[bit >>> 3] === other) bit += 8;
+    else if (((bytes[bit >>> 3] >>> (bit & 7)) & 1) === value) return bit;
+    else bit += 1;
+  }
+  return count;
+}
+
+/** Sets bits [from, to). */
+export function setBits(bytes: Buffer, from: number, to: number): void {
+  fillBits(bytes, from, to, true);
+}
+
+/** Clears bits [from, to). */
+export function clearBits(bytes: Buffer, from: number, to: number): void {
+  fillBits(bytes, from, to, false);
+}
+
+function fillBits(bytes: Buffer, from: number, to: number, value: boolean): void {
+  let bit = from;
+  for (; bit < to && (bit & 7) !== 0; bit += 1) putBit(bytes, bit, value);
+  const whole = Math.floor((to - bit) / 8);
+  if (whole > 0) bytes.fill(value ? 0xff : 0, bit >>> 3, (bit >>> 3) + whole);
+  for (bit += Math.max(0, whole) * 8; bit < to; bit += 1) putBit(bytes, bit, value);
+}
+
+function putBit(bytes: Buffer, bit: number, value: boolean): void {
+  if (value) bytes[bit >>> 3] |= 1 << (bit & 7);
+  else bytes[bit >>> 3] &= ~(1 << (bit & 7));
+}

@@ -70,6 +70,8 @@ export const MAX_BITMAP_NAME = 1023;
 export const MIN_BITMAP_GRANULARITY_BITS = 9;
 export const MAX_BITMAP_GRANULARITY_BITS = 31;
 export const MAX_BITMAP_TABLE_ENTRIES = 0x800_0000;
+/** Bits of one bitmap, in bytes. */
+export const MAX_BITMAP_BYTES = 512 * 1024 * 1024;
 
 /** A compressed cluster's length is told in sectors of this size. */
 export const COMPRESSED_SECTOR = 512;

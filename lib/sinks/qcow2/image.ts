@@ -13,7 +13,7 @@ import type { Source } from '../../sources/source.ts';
 import type { Storage } from '../../storage/storage.ts';
 import { Mutex } from '../locks.ts';
 import { type Page, PageCache, type PageImage, writePages } from '../pages.ts';
-import { distrustBitmaps } from './bitmaps.ts';
+import { Qcow2Bitmaps } from './bitmaps/index.ts';
 import { MetadataClusters } from './overlap.ts';
 import { type ClusterRun, Refcounts } from './refcounts.ts';
 
@@ -52,6 +52,8 @@ export class Qcow2Image {
   readonly fresh: boolean;
   readonly refcounts: Refcounts;
   readonly tables: PageCache;
+  /** Dirty bitmaps, which record what is written. */
+  readonly bitmaps: Qcow2Bitmaps;
   /** Where metadata lie, in an image that was not made here. */
   readonly occupied: MetadataClusters;
   /** Host offset at which the next compressed cluster may begin, inside a cluster begun before; 0: none. */
@@ -90,6 +92,7 @@ export class Qcow2Image {
       what: 'L2 table',
       format: 'qcow2',
     });
+    this.bitmaps = new Qcow2Bitmaps(this);
     if (!options.fresh) this.#findMetadata();
   }
 
@@ -187,7 +190,7 @@ export class Qcow2Image {
 
   /**
    * Once, before the first change of an image that exists: features that a writer has to keep up to date
-   * are cleared where this one does not ("autoclear_features"), so that nobody trusts a stale bitmap.
+   * are cleared where this one does not ("autoclear_features"), and bitmaps begin to record.
    */
   async prepareChange(): Promise<void> {
     await this.metadata.run(async () => {
@@ -195,7 +198,7 @@ export class Qcow2Image {
       const known = Autoclear.bitmaps | (this.external ? Autoclear.rawDataFile : 0n);
       let kept = this.header.autoclear & known;
       if ((kept & Autoclear.bitmaps) !== 0n) {
-        if (!(await distrustBitmaps(this))) kept &= ~Autoclear.bitmaps;
+        if (!(await this.bitmaps.startRecording())) kept &= ~Autoclear.bitmaps;
         await this.#barrier(this.storage);
       }
       if (kept !== this.header.autoclear) {
@@ -327,7 +330,8 @@ export class Qcow2Image {
   async writeHeader(): Promise<void> {
     const head = encodeHead(this.header, this.tail);
     ensure(head !== null, 'The header extensions do not fit into the first cluster', { file: this.storage.name });
-    this.#headerDirty = false;
+    // Dirty until it is written: what a failure leaves behind is freed only with the header that no longer refers to it.
     await this.storage.write(0, head);
+    this.#headerDirty = false;
   }
 }

@@ -1,14 +1,6 @@
 import { alignUp } from '../../core/binary.ts';
 import { ImageError } from '../../core/errors.ts';
-import {
-  Autoclear,
-  decodeL1Entry,
-  ExtensionType,
-  encodeEntry,
-  findExtension,
-  l1EntriesFor,
-  MAX_L1_BYTES,
-} from '../../layouts/qcow2/index.ts';
+import { Autoclear, decodeL1Entry, encodeEntry, l1EntriesFor, MAX_L1_BYTES } from '../../layouts/qcow2/index.ts';
 import type { Qcow2Image } from './image.ts';
 import type { Preallocation } from './options.ts';
 import { preallocate } from './preallocate.ts';
@@ -17,15 +9,14 @@ const SECTOR = 512;
 const PREALLOCATIONS: readonly string[] = ['off', 'metadata', 'falloc', 'full'];
 
 /** Throws, before anything is changed, for what can't be done with an image that exists. */
-export function checkResize({ header, tail, storage, fresh }: Qcow2Image, size: number, mode: string): void {
+export async function checkResize(image: Qcow2Image, size: number, mode: string): Promise<void> {
+  const { header, storage, fresh } = image;
   const refuse = (message: string) => new ImageError('unsupported', message, { file: storage.name, format: 'qcow2' });
   if (!PREALLOCATIONS.includes(mode)) throw refuse(`Unsupported preallocation mode '${mode}'`);
   if (fresh) return;
   if (size % SECTOR !== 0) throw refuse(`The new size must be a multiple of ${SECTOR}`);
   if (header.version < 3 && header.snapshotCount > 0) throw refuse("Can't resize a v2 image which has snapshots");
-  if (findExtension(tail.extensions, ExtensionType.bitmaps) !== null) {
-    throw refuse('Images with persistent bitmaps cannot be resized: remove the bitmaps first');
-  }
+  await image.metadata.run(() => image.bitmaps.checkResize(size));
 }
 
 /** What is added to the disk, and how. */
@@ -78,6 +69,8 @@ export async function resize(image: Qcow2Image, size: number): Promise<void> {
     });
   }
   if (entries > image.header.l1Entries) await moveL1(image, entries);
+  // The header tells of the new size and of bitmaps of that size at once.
+  if (!image.fresh) await image.bitmaps.prepareResize(size);
   image.header.size = size;
   image.markHeader();
   if (!image.fresh) await image.commit();

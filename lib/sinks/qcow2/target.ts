@@ -4,9 +4,10 @@ import { inContext } from '../../sources/qcow2/context.ts';
 import type { BackingReference, Source } from '../../sources/source.ts';
 import { RangeLocks } from '../locks.ts';
 import { PackedWriter } from '../packed-writer.ts';
-import type { ClusterCompressor, Target } from '../target.ts';
+import type { BitmapEditor, ClusterCompressor, Target } from '../target.ts';
 import { type GuestRange, writeZeros } from '../zeros.ts';
 import { setBacking } from './backing.ts';
+import { Qcow2BitmapEditor } from './bitmaps/index.ts';
 import { clusterCompressor, writeCompressedCluster } from './compressed.ts';
 import { makeEmpty } from './empty.ts';
 import type { Qcow2Image } from './image.ts';
@@ -34,11 +35,13 @@ export class Qcow2Target implements Target {
   readonly sequential = false;
   readonly source: Source;
   readonly compressor: ClusterCompressor | undefined;
+  readonly bitmaps: BitmapEditor;
   readonly #image: Qcow2Image;
   readonly #locks = new RangeLocks();
   readonly #packed: PackedWriter;
   #closing: Promise<void> | null = null;
   #changed = false;
+  #bitmapsEdited = false;
 
   constructor(image: Qcow2Image, { source, readsAsZero }: Qcow2TargetOptions) {
     this.#image = image;
@@ -47,6 +50,7 @@ export class Qcow2Target implements Target {
     this.readsAsZero = readsAsZero;
     this.source = source;
     this.compressor = image.external ? undefined : clusterCompressor(image);
+    this.bitmaps = new Qcow2BitmapEditor(image, () => this.#beginBitmaps());
     this.#packed = new PackedWriter(image.storage, image.geometry.clusterSize);
   }
 
@@ -117,7 +121,7 @@ export class Qcow2Target implements Target {
 
   truncate(size: number, { preallocation = 'off' }: { preallocation?: string } = {}): Promise<void> {
     return this.#inContext(async () => {
-      checkResize(this.#image, size, preallocation);
+      await checkResize(this.#image, size, preallocation);
       const growth = { from: this.size, preallocation: preallocation as Preallocation };
       await this.#change('truncate', { offset: 0, length: 0 }, () => this.#truncate(size, growth));
     });
@@ -186,6 +190,7 @@ export class Qcow2Target implements Target {
     try {
       await image.metadata.run(async () => {
         await image.commit();
+        await image.bitmaps.finishRecording();
         // Carrying releases out changes refcounts once more.
         await image.commit();
         await this.#complete();
@@ -218,8 +223,14 @@ export class Qcow2Target implements Target {
     const image = this.#image;
     await this.#locks.settle();
     // An existing image keeps what was written so far, as a valid image.
-    if (!image.fresh) await image.metadata.run(() => image.commit()).catch(() => {});
+    if (!image.fresh) await image.metadata.run(() => this.#keepWritten()).catch(() => {});
     await this.#closeStorages(image.fresh);
+  }
+
+  async #keepWritten(): Promise<void> {
+    await this.#image.commit();
+    await this.#image.bitmaps.finishRecording();
+    await this.#image.commit();
   }
 
   async #closeStorages(discard: boolean): Promise<void> {
@@ -270,8 +281,15 @@ export class Qcow2Target implements Target {
         offset,
       });
     }
+    if (this.#bitmapsEdited) throw this.#error('invalid', 'Bitmaps are edited when all is written');
     this.#changed = true;
     if (this.#image.needsPreparation) await this.#image.prepareChange();
+    this.#image.bitmaps.mark(offset, length);
+  }
+
+  #beginBitmaps(): void {
+    if (this.#closing !== null) throw this.#error('io', 'The image is closed');
+    this.#bitmapsEdited = true;
   }
 
   #error(kind: 'unsupported' | 'invalid' | 'io', message: string): ImageError {

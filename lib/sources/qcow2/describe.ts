@@ -1,17 +1,13 @@
-import { ensure } from '../../core/errors.ts';
 import {
   Autoclear,
   type BitmapDirectoryEntry,
   Compatible,
   CryptMethod,
-  decodeBitmapDirectory,
-  decodeBitmapsExtension,
   decodeDataFileName,
-  ExtensionType,
-  findExtension,
   Incompatible,
 } from '../../layouts/qcow2/index.ts';
 import type { InfoValue, LayerInfo } from '../source.ts';
+import { readBitmaps } from './bitmaps.ts';
 import { describeEncryption } from './encryption.ts';
 import { readSnapshots, snapshotInfo } from './snapshots.ts';
 import type { Qcow2SourceOptions } from './source.ts';
@@ -49,25 +45,6 @@ async function specifics(image: Qcow2SourceOptions): Promise<{ [key: string]: In
   if (bitmaps.length > 0) data['bitmaps'] = bitmaps.map(bitmapInfo);
   data['compression-type'] = header.compressionType;
   return data;
-}
-
-/**
- * The persistent bitmaps ("Bitmaps extension"). None where the autoclear bit is off: somebody wrote to the image
- * who didn't keep them up to date.
- */
-export async function readBitmaps({ storage, header, tail }: Qcow2SourceOptions): Promise<BitmapDirectoryEntry[]> {
-  const data = findExtension(tail.extensions, ExtensionType.bitmaps);
-  if (data === null || header.version === 2 || (header.autoclear & Autoclear.bitmaps) === 0n) return [];
-  const { count, directoryBytes, directoryOffset } = decodeBitmapsExtension(data);
-  const context = { offset: directoryOffset };
-  ensure(
-    directoryOffset + directoryBytes <= storage.size,
-    'The bitmap directory lies past the end of the file',
-    context,
-  );
-  const directory = Buffer.alloc(directoryBytes);
-  await storage.read(directoryOffset, directory);
-  return decodeBitmapDirectory(directory, count);
 }
 
 function bitmapInfo({ name, granularityBits, inUse, auto }: BitmapDirectoryEntry): InfoValue {

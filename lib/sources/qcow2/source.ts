@@ -13,8 +13,9 @@ import type { Storage } from '../../storage/storage.ts';
 import { withHoles } from '../holes.ts';
 import { ExtentCollector, ReadPlan } from '../plans.ts';
 import { Run, type RunSink } from '../runs.ts';
-import type { BackingReference, LayerInfo, SnapshotSelector, Source } from '../source.ts';
+import type { BackingReference, BitmapReader, LayerInfo, SnapshotSelector, Source } from '../source.ts';
 import { Unpacker } from '../unpacker.ts';
+import { Qcow2BitmapReader } from './bitmaps.ts';
 import { type ClusterRules, walkTable } from './clusters.ts';
 import { inContext } from './context.ts';
 import { describeQcow2 } from './describe.ts';
@@ -56,6 +57,7 @@ export class Qcow2Source implements Source {
   readonly storage: Storage;
   readonly backing: BackingReference | null;
   readonly granularity: number;
+  readonly bitmaps: BitmapReader;
   readonly #options: Qcow2SourceOptions;
   readonly #rules: ClusterRules;
   readonly #unpacker: Unpacker;
@@ -67,6 +69,7 @@ export class Qcow2Source implements Source {
     this.storage = storage;
     this.granularity = geometry.clusterSize;
     this.backing = backingReference(options);
+    this.bitmaps = new Qcow2BitmapReader(options);
     this.#rules = {
       file: storage.name,
       version: header.version,

@@ -1,0 +1,3 @@
+/** Persistent dirty bitmaps: docs/interop/qcow2.txt, "Bitmaps extension". */
+export { Qcow2Bitmaps } from './directory.ts';
+export { Qcow2BitmapEditor } from './editor.ts';
