@@ -46,6 +46,7 @@ export { type ConvertOptions, type ConvertResult, convert } from './pipelines/co
 export { type DdOptions, type DdResult, dd } from './pipelines/dd.ts';
 export { type MapEntry, type MapOptions, map } from './pipelines/map.ts';
 export { type MeasureOptions, type MeasureResult, measure } from './pipelines/measure.ts';
+export { type RebaseOptions, type RebaseResult, rebase } from './pipelines/rebase.ts';
 export type { ImageReference, NamedImage } from './pipelines/reference.ts';
 export type { BitmapEditor, ClusterCompressor, Target } from './sinks/target.ts';
 export { TargetWritable, type TargetWritableOptions, targetWritable } from './sinks/writable.ts';

@@ -99,6 +99,10 @@ Parameters of dd:
   'if=FILE' is read, 'of=FILE' is written
   'skip=N' leaves out the first N blocks of the input
 
+Parameters of rebase:
+  '-b' names the new backing file, '' none, and '-F' its format
+  '-u' changes the name alone, whatever the disk then shows
+
 Parameters of resize:
   'size' is the new size of the disk; with '+' or '-' before it, what is added or taken
   '--shrink' permits a disk that becomes shorter, and loses what lies behind its end

@@ -12,9 +12,10 @@ export const COMMANDS: Readonly<Record<string, () => Promise<{ command: Command 
   info: () => import('./info.ts'),
   map: () => import('./map.ts'),
   measure: () => import('./measure.ts'),
+  rebase: () => import('./rebase.ts'),
   resize: () => import('./resize.ts'),
   snapshot: () => import('./snapshot.ts'),
 };
 
 /** qemu-img's commands that this version does not have. */
-export const MISSING_COMMANDS: readonly string[] = ['amend', 'bench', 'rebase'];
+export const MISSING_COMMANDS: readonly string[] = ['amend', 'bench'];

@@ -1,0 +1,80 @@
+import { rebase } from '../../pipelines/rebase.ts';
+import { flag, type OptionTable, parseArguments, setting } from '../arguments.ts';
+import {
+  cacheMode,
+  type ImageValues,
+  imageNamed,
+  imageOptions,
+  PROGRESS_OPTIONS,
+  type ProgressValues,
+  progressSettings,
+} from '../common.ts';
+import type { Command, CommandContext } from '../context.ts';
+import { UsageError } from '../errors.ts';
+import { ObjectList } from '../objects.ts';
+import type { Output } from '../output.ts';
+
+interface RebaseValues extends ImageValues, ProgressValues {
+  cache: string;
+  sourceCache: string;
+  backing: string | undefined;
+  backingFormat: string | null;
+  unsafe: boolean;
+}
+
+async function run(args: readonly string[], context: CommandContext): Promise<number> {
+  const { output, signal } = context;
+  const values: RebaseValues = {
+    format: null,
+    imageOpts: false,
+    forceShare: false,
+    objects: new ObjectList(),
+    progress: 'none',
+    quiet: false,
+    cache: 'writeback',
+    sourceCache: 'writeback',
+    backing: undefined,
+    backingFormat: null,
+    unsafe: false,
+  };
+  const names = parseArguments(optionTable(output), args, values, { name: 'rebase' });
+  if (names.length !== 1) throw new UsageError('Expecting one image file name');
+  const { backing: filename = '', backingFormat: format, unsafe, forceShare } = values;
+  if (!unsafe && values.backing === undefined) {
+    throw new UsageError('Must specify backing file (-b) or use unsafe mode (-u)');
+  }
+  await values.objects.load();
+  const cache = cacheMode(values.cache, 'Invalid cache option');
+  const sourceCache = cacheMode(values.sourceCache, 'Invalid source cache option');
+  const image = imageNamed(names[0], values.format, values);
+  const backing = filename === '' ? null : { filename, format };
+  const progress = context.startProgress(progressSettings(values));
+  try {
+    const onProgress = progress.update.bind(progress);
+    await rebase({ image, backing, unsafe, forceShare, cache, sourceCache, signal, onProgress });
+    progress.complete();
+    return 0;
+  } finally {
+    progress.end();
+  }
+}
+
+function optionTable(output: Output): OptionTable<RebaseValues> {
+  return [
+    ...imageOptions<RebaseValues>(output),
+    setting('cache', { short: 't', value: 'cache' }),
+    setting('sourceCache', { short: 'T', value: 'src_cache' }),
+    setting('backing', { short: 'b', value: 'backing_file' }),
+    setting('backingFormat', { short: 'F', value: 'backing_fmt' }),
+    flag('unsafe', { short: 'u' }),
+    ...PROGRESS_OPTIONS,
+  ];
+}
+
+export const command: Command = {
+  syntax:
+    '[--object objectdef] [--image-opts] [-U] [-q] [-f fmt] [-t cache] [-T src_cache] [-p] [--progress=style] [-u] ' +
+    '-b backing_file [-F backing_fmt] filename',
+  stoppable: true,
+  run,
+};
