@@ -11,4 +11,5 @@ export const parallels: Driver = {
   formattingOrder: parallelsFormattingOrder,
   create: async (request) => (await import('../sinks/parallels/index.ts')).createParallels(request),
   openTarget: async (request) => (await import('../sinks/parallels/index.ts')).openParallelsTarget(request),
+  check: async (request) => (await import('../sinks/parallels/check.ts')).checkParallels(request),
 };

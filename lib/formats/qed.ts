@@ -11,6 +11,7 @@ export const qed: Driver = {
   formattingOrder: qedFormattingOrder,
   create: async (request) => (await import('../sinks/qed/index.ts')).createQed(request),
   openTarget: async (request) => (await import('../sinks/qed/index.ts')).openQedTarget(request),
+  check: async (request) => (await import('../sinks/qed/check.ts')).checkQed(request),
   growable: true,
   supportsBacking: true,
 };

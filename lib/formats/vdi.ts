@@ -11,4 +11,5 @@ export const vdi: Driver = {
   formattingOrder: vdiFormattingOrder,
   create: async (request) => (await import('../sinks/vdi/index.ts')).createVdi(request),
   openTarget: async (request) => (await import('../sinks/vdi/index.ts')).openVdiTarget(request),
+  check: async (request) => (await import('../sinks/vdi/check.ts')).checkVdi(request),
 };

@@ -10,9 +10,10 @@ import type { Storage } from '../../storage/storage.ts';
 import { BlockTarget } from '../blocks/target.ts';
 import { startNewFile } from '../new-file.ts';
 import type { Target } from '../target.ts';
-import { repairQed, usedEnd } from './check.ts';
+import { repairQed } from './check.ts';
 import { type NewBacking, newQedHeader } from './options.ts';
 import { fileEnd, QedStore } from './store.ts';
+import { usedEnd } from './used-end.ts';
 
 const traceCreate = tracePoint('qed_create');
 const traceOpen = tracePoint('qed_open_target');
@@ -67,10 +68,10 @@ export interface QedOpenRequest extends SourceRequest {
 export async function openQedTarget({ storage, backing }: QedOpenRequest): Promise<Target> {
   try {
     const { header, backing: reference } = await readQedHead(storage);
-    const l1 = await readL1(storage, header);
     if (traceOpen.enabled) traceOpen.emit({ file: storage.name, size: header.size });
-    if ((header.features & Feature.needCheck) !== 0n) await repairQed({ storage, header, l1 });
-    const end = storage.fixedSize ? await usedEnd({ storage, header, l1 }) : fileEnd(storage, header);
+    if ((header.features & Feature.needCheck) !== 0n) await repairQed(storage, header);
+    const l1 = await readL1(storage, header);
+    const end = storage.fixedSize ? await usedEnd(storage, header, l1) : fileEnd(storage, header);
     return new BlockTarget(new QedStore({ storage, header, l1, reference, backing, fresh: false, end }));
   } catch (error) {
     throw inContext(error, storage.name, 'qed');

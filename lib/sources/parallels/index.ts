@@ -23,14 +23,14 @@ export { type DirtyRange, dirtyRanges, type ParallelsBitmap, readBitmaps } from 
 const traceOpen = tracePoint('parallels_open');
 
 /** Opens a Parallels image for reading. Throws an ImageError with file, format and, where it has one, offset. */
-export async function openParallels({ storage, options, writable }: SourceRequest): Promise<Source> {
+export async function openParallels({ storage, options, writable, forCheck }: SourceRequest): Promise<Source> {
   try {
     const header = await readParallelsHeader(storage);
     preallocationOf(options);
     if (traceOpen.enabled) traceOpen.emit({ file: storage.name, sectors: header.sectors, extended: header.extended });
-    if (writable) refuseInUse(header);
+    if (writable && forCheck !== true) refuseInUse(header);
     // A writer drops the extension, so it may be whatever it is.
-    else await readBitmaps(storage, header);
+    if (!writable) await readBitmaps(storage, header);
     return parallelsSource({ storage, header, tables: new CachedTables(storage, parallelsShape(storage, header)) });
   } catch (error) {
     throw inContext(error, storage.name, 'parallels');

@@ -1,0 +1,182 @@
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import test, { type ExecutionContext } from 'ava';
+import { checkSaid, type Patch, patched, qemuCheck, sameCheck } from '../support/check-like.ts';
+import { withTmpDir } from '../support/tmp.ts';
+import { tool } from '../support/tools.ts';
+
+const qemuImg = tool('qemu-img');
+const qemuIo = tool('qemu-io');
+
+const MIB = 1024 * 1024;
+const IN_USE = 0x746f_6e59;
+
+interface Spoiled {
+  patches?: Patch[];
+  size?: number;
+  /** What a repair leaves does not satisfy qemu-img, nor does what its own repair leaves. */
+  stays?: boolean;
+  /** The repair is ours: qemu-img's loses data, or leaves an image that is not clean. */
+  ownRepair?: boolean;
+  /** Guest bytes that are lost, whoever repairs: from, to. */
+  lost?: [number, number];
+}
+
+/** Two tables at 0x10000 (L1) and 0x60000 (L2); data from 0x50000 on, and from 0xa0000. */
+const QED: Record<string, Spoiled> = {
+  'a sound image': {},
+  'an image that asks for a check': { patches: [[8, 16, 2]] },
+  'features that are to be dropped': { patches: [[8, 32, 5]] },
+  'an L2 table in the middle of nowhere': { patches: [[8, 0x10008, 0x123]] },
+  'an L2 table past the end of the file': { patches: [[8, 0x10010, 0xfff0000]] },
+  'an L2 table in the place of data': { patches: [[8, 0x10008, 0x50000]], stays: true },
+  'the L1 table as its own L2 table': { patches: [[8, 0x10000, 0x10000]], stays: true },
+  'a cluster used twice': { patches: [[8, 0x60008, 0x50000]], stays: true },
+  'a data cluster in the tables, and the need-check bit': {
+    patches: [
+      [8, 0x60008, 0x70000],
+      [8, 16, 2],
+    ],
+    stays: true,
+  },
+  'a cluster past the end, an unaligned one, and one in the header': {
+    patches: [
+      [8, 0x60008, 0xfff0000],
+      [8, 0x60010, 0x123],
+      [8, 0x60018, 1 + 0x200],
+    ],
+  },
+  'wrong clusters and one used twice': {
+    patches: [
+      [8, 0x60008, 0x123],
+      [8, 0x60010, 0x50000],
+    ],
+    stays: true,
+  },
+  'a leak': { patches: [[8, 0x60000, 0]], stays: true, lost: [0, 65536] },
+  'a file without its last clusters': { size: 0x210000, lost: [3 * MIB, 10 * MIB] },
+  'a file with a cluster too many': { size: 0x240000, stays: true },
+  'a file with half a cluster too many': { size: 0x232000 },
+  'a file that ends within a cluster': { size: 0x22f000, ownRepair: true, lost: [9 * MIB + 0xf000, 9 * MIB + 0x10000] },
+};
+
+const VDI: Record<string, Spoiled> = {
+  'a sound image': {},
+  'a wrong count': { patches: [[4, 0x184, 2]] },
+  'a block used twice': { patches: [[4, 0x200, 1]] },
+  'a block that the image has no room for': { patches: [[4, 0x200, 10]] },
+  'a discarded block': { patches: [[4, 0x204, 0xfffffffe]] },
+  'all at once': {
+    patches: [
+      [4, 0x200, 50],
+      [4, 0x204, 0],
+      [4, 0x208, 0],
+    ],
+  },
+  'a block map in the header': { patches: [[4, 0x154, 0]] },
+  'a file without its last blocks': { size: MIB },
+};
+
+const PARALLELS: Record<string, Spoiled> = {
+  'a sound image': {},
+  'an image that was not closed': { patches: [[4, 0x2c, IN_USE]] },
+  'a cluster past the end': { patches: [[4, 0x40, 100]], ownRepair: true, lost: [0, MIB] },
+  'a cluster right behind the end': { patches: [[4, 0x40, 6]], ownRepair: true, lost: [0, MIB] },
+  'a cluster at the end': { patches: [[4, 0x40, 5]], lost: [0, MIB] },
+  'two clusters past the end of an image that was not closed and leaks': {
+    patches: [
+      [4, 0x40, 100],
+      [4, 0x44, 100],
+      [4, 0x2c, IN_USE],
+    ],
+    size: 6 * MIB,
+    ownRepair: true,
+    lost: [0, MIB],
+  },
+  'clusters used twice, which QEMU does not look for': { patches: [[4, 0x44, 2]], lost: [0, 4 * MIB] },
+  'clusters in disorder': {
+    patches: [
+      [4, 0x40, 3],
+      [4, 0x44, 1],
+    ],
+    lost: [0, 4 * MIB],
+  },
+  'space at the end': { size: 6 * MIB },
+  'half a cluster at the end': { size: 5 * MIB + MIB / 2 },
+  'a few bytes at the end of an image that was not closed': { patches: [[4, 0x2c, IN_USE]], size: 5 * MIB + 100 },
+  'a file that ends within a cluster': { size: 0x4f0000 },
+  'a BAT too short for the disk': { patches: [[4, 0x20, 5]], lost: [5 * MIB, 10 * MIB] },
+};
+
+function baseImage(directory: string, format: string): { bytes: Buffer; contents: Buffer } {
+  const path = join(directory, `base.${format}`);
+  qemuImg.expect(['create', '-q', '-f', format, path, '10M']);
+  const writes = ['write -P 1 0 64k', 'write -P 2 3M 1500k', 'write -P 3 9M 64k'];
+  qemuIo.expect(['-f', format, ...writes.flatMap((each) => ['-c', each]), path]);
+  return { bytes: readFileSync(path), contents: contentsOf(directory, path, format) };
+}
+
+function contentsOf(directory: string, path: string, format: string): Buffer {
+  const raw = join(directory, 'contents.raw');
+  qemuImg.expect(['convert', '-f', format, '-O', 'raw', path, raw]);
+  return readFileSync(raw);
+}
+
+async function repairs(t: ExecutionContext, directory: string, spoiled: Named, sound: Sound) {
+  const { name, format } = spoiled;
+  const bytes = patched(sound.bytes, spoiled.patches ?? [], spoiled.size);
+  const path = join(directory, `checked.${format}`);
+  if (spoiled.ownRepair === true) {
+    writeFileSync(path, bytes);
+    t.not((await checkSaid(path, format, 'all')).report, null);
+  } else {
+    await sameCheck(t, directory, { name, format, bytes, repair: 'all' });
+  }
+  const repaired = readFileSync(path);
+  const after = qemuCheck(path, format);
+  t.is(after.status === 0, spoiled.stays !== true, name + after.text + after.stderr);
+  await checkSaid(path, format, 'all');
+  t.true(readFileSync(path).equals(repaired), `a second repair changes nothing: ${name}`);
+  if (spoiled.stays === true && spoiled.lost === undefined) return;
+  const [from, to] = spoiled.lost ?? [0, 0];
+  const contents = contentsOf(directory, path, format);
+  const same = (a: number, b: number) => contents.subarray(a, b).equals(sound.contents.subarray(a, b));
+  t.true(same(0, from) && same(to, sound.contents.length), `the disk has what it had: ${name}`);
+}
+
+type Sound = ReturnType<typeof baseImage>;
+type Named = Spoiled & { name: string; format: string };
+
+for (const [format, cases] of Object.entries({ qed: QED, vdi: VDI, parallels: PARALLELS })) {
+  test(`check of ${format} finds in spoiled images what qemu-img finds, and says it as qemu-img does`, async (t) => {
+    if (qemuImg.missing(t) || qemuIo.missing(t)) return;
+    await withTmpDir(async (directory) => {
+      const { bytes } = baseImage(directory, format);
+      for (const [name, { patches = [], size }] of Object.entries(cases)) {
+        await sameCheck(t, directory, { name, format, bytes: patched(bytes, patches, size) });
+      }
+    });
+  });
+}
+
+for (const [format, cases] of Object.entries({ qed: QED, parallels: PARALLELS })) {
+  test(`check -r of ${format} repairs what qemu-img repairs, once, to the same contents`, async (t) => {
+    if (qemuImg.missing(t) || qemuIo.missing(t)) return;
+    await withTmpDir(async (directory) => {
+      const sound = baseImage(directory, format);
+      for (const [name, spoiled] of Object.entries(cases)) {
+        await repairs(t, directory, { name, format, ...spoiled }, sound);
+      }
+    });
+  });
+}
+
+test('check -r of vdi is refused, and changes nothing', async (t) => {
+  if (qemuImg.missing(t) || qemuIo.missing(t)) return;
+  await withTmpDir(async (directory) => {
+    const bytes = patched(baseImage(directory, 'vdi').bytes, [[4, 0x184, 2]]);
+    const said = await sameCheck(t, directory, { name: 'a wrong count', format: 'vdi', bytes, repair: 'all' });
+    t.is(said.report, null);
+    t.true(readFileSync(join(directory, 'checked.vdi')).equals(bytes));
+  });
+});
