@@ -120,7 +120,8 @@ export class Refcounts {
       }
       while (cluster < end && this.blocks.count(page, cluster) === 0) cluster += 1;
       if (cluster === end) continue;
-      cluster += 1;
+      const blockEnd = this.blocks.endOf(cluster);
+      while (cluster < blockEnd && this.blocks.count(page, cluster) !== 0) cluster += 1;
       first = cluster;
     }
     return first;
