@@ -38,6 +38,8 @@ export interface Fix {
 
 export const NO_FIX: Fix = { leaks: false, errors: false };
 
+/** Metadata lie far apart: small pages do for counting references to them. */
+export const METADATA_PAGE_BITS = 8;
 /** A valid image's tables lie side by side; what is read beyond the file's size lies in several places at once. */
 const SPARE_BUDGET = 4 * 1024 * 1024;
 /** Clusters behind the end of the file in which references are remembered: a file that grows may come to have them. */
@@ -58,6 +60,8 @@ export class CheckedImage {
   refcountTable: Buffer = Buffer.alloc(0);
   findings: Findings = noFindings();
   fragmentation: Fragmentation = { allocatedClusters: 0, fragmentedClusters: 0, compressedClusters: 0 };
+  /** References to clusters from anything but L1 and L2 entries: what is there is no L2 table, and no data. */
+  foundations = new ClusterCounts(METADATA_PAGE_BITS);
   /** References in regions that end behind the end of the file, as far as that is not far. */
   dangling = new ClusterCounts();
   /** Where corruptions are noted as well, while somebody collects them. */
@@ -161,6 +165,15 @@ export class CheckedImage {
         this.#counted = Math.max(this.#counted, cluster + 1);
       }
     }
+  }
+
+  /** `count` for what is neither an L2 table nor data. */
+  countFoundation(counts: ClusterCounts, offset: number, bytes: number): void {
+    const { clusterSize } = this.geometry;
+    this.count(counts, offset, bytes);
+    if (bytes <= 0 || !this.isInFile(offset, bytes)) return;
+    const end = Math.floor((offset + bytes - 1) / clusterSize);
+    for (let cluster = Math.floor(offset / clusterSize); cluster <= end; cluster += 1) this.foundations.add(cluster, 1);
   }
 
   /** `count` for whole clusters, all of which the file has. */

@@ -10,6 +10,8 @@ export interface CopiedOptions {
   refcounts: ClusterCounts;
   /** L1 entries that refer to the table in a cluster. */
   tables: ClusterCounts;
+  /** 1 for clusters of L2 tables in which something is wrong. */
+  doubtful: ClusterCounts;
   /** Indexes of refcount blocks that can't be read. */
   unreadable: ReadonlySet<number>;
   repair: boolean;
@@ -126,12 +128,17 @@ export class CopiedCheck {
     if (dirty) await this.#image.storage.write(tableOffset, bytes);
   }
 
-  /** A table that is something else as well is not written to. */
+  /**
+   * A table that is something else as well is not written to, with one exception: an entry that takes a sound table for
+   * data has to lose its flag, or the guest would write over the table.
+   */
   #mayWrite(tableOffset: number): boolean {
     const { clusterSize } = this.#image.geometry;
     if (tableOffset % clusterSize !== 0) return false;
-    const { refcounts, tables } = this.#options;
-    return refcounts.get(tableOffset / clusterSize) === tables.get(tableOffset / clusterSize);
+    const { refcounts, tables, doubtful } = this.#options;
+    const cluster = tableOffset / clusterSize;
+    if (refcounts.get(cluster) === tables.get(cluster)) return true;
+    return this.#image.foundations.get(cluster) === 0 && doubtful.get(cluster) === 0;
   }
 
   #say(what: string, repair: boolean): boolean {

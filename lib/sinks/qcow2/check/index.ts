@@ -136,13 +136,13 @@ class Check {
     // Where tables could not be read, what seems free may be what they refer to.
     await rebuildRefcounts(image, references.counts, before.corruptions === 0 && before.checkErrors === 0);
     image.findings = noFindings();
-    const { counts, rebuild, tables, uncopied } = await countReferences(image, snapshots, NO_FIX);
+    const again = await countReferences(image, snapshots, NO_FIX);
     const left = image.findings;
     image.findings = { ...left };
-    Object.assign(references, { counts, tables, uncopied });
+    Object.assign(references, again);
     // What is taken back now is the old structure: no leak of the image as it was.
     const comparison = await this.#compare(references, { leaks: true, errors: false }, true);
-    if (rebuild || comparison.rebuild) {
+    if (again.rebuild || comparison.rebuild) {
       throw new ImageError('corrupt', 'ERROR rebuilt refcount structure is still broken', { file: image.storage.name });
     }
     image.findings = {
@@ -153,7 +153,7 @@ class Check {
     return comparison;
   }
 
-  async #checkCopied({ counts, tables, uncopied }: References, comparison: Comparison): Promise<void> {
+  async #checkCopied({ counts, tables, doubtful, uncopied }: References, comparison: Comparison): Promise<void> {
     const image = this.#image;
     const { checkErrors, corruptions, leaks } = image.findings;
     // Each entry has its flag, and no cluster two references: nothing can be wrong.
@@ -161,7 +161,13 @@ class Check {
     if (this.#repairs) await image.storage.flush();
     const clean = checkErrors === 0 && corruptions === 0 && leaks === 0;
     const repair = this.#fix.errors || (this.#fix.leaks && clean);
-    await new CopiedCheck(image, { refcounts: counts, tables, unreadable: comparison.unreadable, repair }).run();
+    await new CopiedCheck(image, {
+      refcounts: counts,
+      tables,
+      doubtful,
+      unreadable: comparison.unreadable,
+      repair,
+    }).run();
   }
 
   async #mendSnapshots(snapshots: SnapshotTable, { counts }: References): Promise<void> {

@@ -1,6 +1,6 @@
 import { decodeBitmapTableEntry, ExtensionType, findExtension, MAX_L1_BYTES } from '../../../layouts/qcow2/index.ts';
 import { type BitmapPlace, readBitmaps } from './bitmaps.ts';
-import type { CheckedImage, Fix } from './context.ts';
+import { type CheckedImage, type Fix, METADATA_PAGE_BITS } from './context.ts';
 import { ClusterCounts } from './counts.ts';
 import { refcountBlockOffset } from './refcount-table.ts';
 import type { CheckedSnapshot, SnapshotTable } from './snapshots.ts';
@@ -13,6 +13,8 @@ export interface References {
   rebuild: boolean;
   /** L1 entries that refer to the table in a cluster. */
   tables: ClusterCounts;
+  /** 1 for clusters of L2 tables in which something is wrong: they may well be no tables. */
+  doubtful: ClusterCounts;
   /** Some entry of an L1 or L2 table has no copied flag. */
   uncopied: boolean;
 }
@@ -30,8 +32,9 @@ export async function countReferences(image: CheckedImage, snapshots: SnapshotTa
   const walk = new TableWalk(image, counts, fix);
   image.renewBudget();
   image.dangling = new ClusterCounts();
+  image.foundations = new ClusterCounts(METADATA_PAGE_BITS);
   image.fragmentation = { allocatedClusters: 0, fragmentedClusters: 0, compressedClusters: 0 };
-  image.count(counts, 0, geometry.clusterSize);
+  image.countFoundation(counts, 0, geometry.clusterSize);
   const active = { offset: header.l1Offset, entries: header.l1Entries };
   const places = snapshots.entries.filter((each) => whatIsWrong(image, each) === null).map(placeOf);
   for (const place of [active, ...places]) await walk.gather(place);
@@ -44,13 +47,17 @@ export async function countReferences(image: CheckedImage, snapshots: SnapshotTa
     if (wrong === null) await walk.walk(placeOf(snapshot), false);
     else image.corrupt(`ERROR snapshot ${snapshot.id} (${snapshot.name}) ${wrong}; snapshot table entry corrupted`);
   }
-  image.count(counts, header.snapshotsOffset, snapshots.bytes);
+  image.countFoundation(counts, header.snapshotsOffset, snapshots.bytes);
   countEncryptionHeader(image, counts);
   for (const bitmap of await readBitmaps(image)) await countBitmap(image, counts, bitmap);
-  image.count(counts, header.refcountTableOffset, image.refcountTable.length);
+  // A refcount table behind the end of the file is replaced: nothing has to be kept free for it.
+  const { dangling } = image;
+  image.dangling = new ClusterCounts();
+  image.countFoundation(counts, header.refcountTableOffset, image.refcountTable.length);
+  image.dangling = dangling;
   const rebuild = await countRefcountBlocks(image, counts, fix);
   await walk.correctEntries();
-  return { counts, rebuild, tables: walk.tables, uncopied: walk.uncopied };
+  return { counts, rebuild, tables: walk.tables, doubtful: walk.doubtful, uncopied: walk.uncopied };
 }
 
 function placeOf({ l1Offset, l1Entries }: CheckedSnapshot): { offset: number; entries: number } {
@@ -70,12 +77,12 @@ function countEncryptionHeader(image: CheckedImage, counts: ClusterCounts): void
   if (data === null || data.length < 16) return;
   const [offset, length] = [data.readBigUInt64BE(0), data.readBigUInt64BE(8)];
   // What is larger than a number holds lies past the end of any file just as well.
-  image.count(counts, Number(offset), Number(length));
+  image.countFoundation(counts, Number(offset), Number(length));
 }
 
 async function countBitmap(image: CheckedImage, counts: ClusterCounts, bitmap: BitmapPlace): Promise<void> {
   const { clusterSize } = image.geometry;
-  image.count(counts, bitmap.offset, bitmap.bytes);
+  image.countFoundation(counts, bitmap.offset, bitmap.bytes);
   if (!bitmap.isTable) return;
   const end = Math.min(bitmap.offset + bitmap.bytes, image.storage.size);
   image.spend(Math.max(0, end - bitmap.offset));
@@ -83,7 +90,7 @@ async function countBitmap(image: CheckedImage, counts: ClusterCounts, bitmap: B
     const part = await image.readTable(at, Math.min(TABLE_PART, end - at));
     for (let index = 0; (index + 1) * 8 <= part.length; index += 1) {
       const { offset } = decodeBitmapTableEntry(part, index, clusterSize);
-      if (offset !== 0) image.count(counts, offset, clusterSize);
+      if (offset !== 0) image.countFoundation(counts, offset, clusterSize);
     }
   }
 }
@@ -110,7 +117,7 @@ async function countRefcountBlocks(image: CheckedImage, counts: ClusterCounts, f
         outside.push(index);
       } else image.corrupt(`ERROR ${name} is outside image`);
     } else if (offset !== 0) {
-      image.count(counts, offset, clusterSize);
+      image.countFoundation(counts, offset, clusterSize);
       const found = counts.get(offset / clusterSize);
       if (found === 1) continue;
       image.corrupt(`ERROR ${name} refcount=${found}`);

@@ -1,6 +1,6 @@
 import { entryOffset, l1Reserved, ZERO_LOW } from '../../../layouts/qcow2/index.ts';
 import { BATCH_BYTES, ClusterReader, readAhead } from './clusters.ts';
-import { type CheckedImage, type Fix, hex64 } from './context.ts';
+import { type CheckedImage, type Fix, hex64, METADATA_PAGE_BITS } from './context.ts';
 import { ClusterCounts } from './counts.ts';
 import { L2Walk } from './l2.ts';
 
@@ -27,8 +27,6 @@ interface WalkedTable {
   compressedClusters: number;
 }
 
-/** L2 tables lie far apart: small pages do for counting references to them. */
-const TABLE_PAGE_BITS = 8;
 /** Bounds what is remembered of walked tables; only images that are damaged beyond repair have more. */
 const MAX_REMEMBERED = 100_000;
 
@@ -70,9 +68,11 @@ export class TableWalk {
   readonly #l2: L2Walk;
   readonly #clusters: ClusterReader;
   /** L1 entries that refer to the table in a cluster. */
-  readonly tables = new ClusterCounts(TABLE_PAGE_BITS);
+  readonly tables = new ClusterCounts(METADATA_PAGE_BITS);
+  /** 1 for clusters of tables in which something is wrong: they may well be no tables. */
+  readonly doubtful = new ClusterCounts(METADATA_PAGE_BITS);
   /** 1 for tables that have been walked. */
-  readonly #done = new ClusterCounts(TABLE_PAGE_BITS);
+  readonly #done = new ClusterCounts(METADATA_PAGE_BITS);
   /** Entries that can be corrected, by their table's offset. */
   readonly #correctable = new Map<number, number[]>();
   readonly #walked = new Map<number, WalkedTable>();
@@ -104,7 +104,7 @@ export class TableWalk {
   async walk(place: L1Place, active: boolean): Promise<void> {
     const image = this.#image;
     const { clusterSize } = image.geometry;
-    image.count(this.#counts, place.offset, place.entries * 8);
+    image.countFoundation(this.#counts, place.offset, place.entries * 8);
     const l1 = await readL1(image, place);
     const most = Math.max(1, Math.floor(BATCH_BYTES / clusterSize));
     const load = (batch: readonly L1Visit[]) => this.#load(batch);
@@ -177,11 +177,13 @@ export class TableWalk {
     const ordinary = this.#isOrdinary(offset);
     const references = ordinary ? this.tables.get(cluster) : 1;
     const before = { ...image.fragmentation };
+    const { corruptions } = image.findings;
     image.noted = references > 1 ? [] : null;
     const fix = this.#fix.errors && ordinary && this.#correctable.size < MAX_REMEMBERED;
     const correctable = this.#l2.walk({ bytes, references, active, fix });
     if (correctable.length > 0) this.#correctable.set(offset, correctable);
     if (ordinary) this.#done.set(cluster, 1);
+    if (ordinary && image.findings.corruptions > corruptions) this.doubtful.set(cluster, 1);
     if (image.noted !== null) this.#remember(offset, image.noted, before);
     image.noted = null;
   }
