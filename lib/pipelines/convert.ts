@@ -6,10 +6,10 @@ import type { OpenedImage } from '../sources/open.ts';
 import type { SnapshotSelector } from '../sources/source.ts';
 import type { CacheMode } from '../storage/storage.ts';
 import { sizeOfBacking } from './backing.ts';
-import { refuseBitmaps } from './bitmaps.ts';
+import { bitmapsToCopy, type CopiedBitmaps, checkBitmaps, copyBitmaps } from './bitmaps.ts';
 import { canGrow, checkedDriver, creationFailure } from './checks.ts';
 import { backingFormat, backingName, checkOptions, checkOutputFormat } from './convert-checks.ts';
-import { type CopyInput, copy, planOf } from './copy.ts';
+import { type CopyInput, type CopyOptions, copy, planOf } from './copy.ts';
 import { type ForwardInput, isForward, openInput } from './input.ts';
 import { aboveBacking, concatenate, paddedSize } from './mapped.ts';
 import { openOutput } from './output.ts';
@@ -45,9 +45,9 @@ export interface ConvertOptions extends VerbOptions, ProgressOptions, CacheOptio
   rate?: number;
   /** `--salvage`: what cannot be read becomes zeros, with a warning each. */
   salvage?: boolean;
-  /** `--bitmaps`; an input that has persistent bitmaps is refused, as they cannot be copied yet. */
+  /** `--bitmaps`: the persistent bitmaps of the input's top layer are copied. */
   bitmaps?: boolean;
-  /** `--skip-broken-bitmaps` */
+  /** `--skip-broken-bitmaps`: but not those that are inconsistent. */
   skipBrokenBitmaps?: boolean;
   /** `-t`; default `unsafe`. */
   cache?: CacheMode;
@@ -102,7 +102,7 @@ async function convertImages(images: Input[], options: ConvertOptions): Promise<
   const format = outputFormat(options);
   const isNew = options.create !== false;
   if (isNew) checkOutputFormat(options, format ?? 'raw');
-  if (options.bitmaps) await refuseBitmaps(images[0] as OpenedImage, format ?? 'raw', options.drivers);
+  const bitmaps = options.bitmaps ? await inputBitmaps(images[0] as OpenedImage, format, options) : null;
   const keepUnallocated = backingName(options) !== undefined;
   const input = await inputOf(images, options);
   throwIfAborted(options.signal);
@@ -114,8 +114,29 @@ async function convertImages(images: Input[], options: ConvertOptions): Promise<
     throw error;
   }
   if (traceConvert.enabled) traceConvert.emit({ inputs: images.length, output: target.name, size, format });
-  const written = await copy(input, target, copyOptions(options, target, size === null, keepUnallocated));
+  const settings = copyOptions(options, target, size === null, keepUnallocated);
+  const written =
+    bitmaps === null ? await copy(input, target, settings) : await copyWith(bitmaps, input, target, settings);
   return { size, written };
+}
+
+function inputBitmaps(image: OpenedImage, format: string | null, options: ConvertOptions): Promise<CopiedBitmaps> {
+  const { drivers, skipBrokenBitmaps: skipBroken = false, onWarning } = options;
+  return bitmapsToCopy(image, { outputFormat: format ?? 'raw', drivers, skipBroken, onWarning });
+}
+
+/** Bitmaps follow the data: those that the output has record what is written to it. */
+async function copyWith(bitmaps: CopiedBitmaps, input: CopyInput, target: Target, options: CopyOptions) {
+  try {
+    const editor = await checkBitmaps(target, bitmaps);
+    const written = await copy(input, target, { ...options, close: false });
+    await copyBitmaps(editor, bitmaps);
+    await target.close();
+    return written;
+  } catch (error) {
+    await target.abort().catch(() => {});
+    throw error;
+  }
 }
 
 function sizeOf(images: readonly Input[]): number | null {
@@ -151,7 +172,7 @@ async function openConvertOutput(
   size: number | null,
   format: string | null,
 ): Promise<Target> {
-  const { output, drivers, implicit, signal, cache = 'unsafe', compress = false, createOptions } = options;
+  const { output, drivers, implicit, signal, cache = 'unsafe', compress = false, createOptions, bitmaps } = options;
   const common = { drivers, implicit, signal, cache, size, format };
   if (options.create === false) {
     if (format !== null) checkedDriver(format, drivers);
@@ -163,7 +184,7 @@ async function openConvertOutput(
   try {
     // The inputs decide the size, whatever the options say.
     const { size: _size, ...rest } = createOptions ?? {};
-    return await openOutput(output, { ...common, createOptions: rest, backing, plan, compress });
+    return await openOutput(output, { ...common, createOptions: rest, backing, plan, compress, bitmaps });
   } catch (error) {
     throw creationFailure(error, output.filename, `error while converting ${format ?? 'raw'}`);
   }

@@ -32,12 +32,14 @@ export interface CopyOptions {
   keepUnallocated: boolean;
   /** Bytes a second; 0: as fast as it goes. */
   rate: number;
+  /** False: the caller completes the target, or gives it up. Default true. */
+  close?: boolean;
   onUnreadable?: OnUnreadable;
   onProgress?: (done: number, total: number) => void;
   signal?: AbortSignal;
 }
 
-/** Loads, looks for zeros, compresses, writes, and completes the target. Resolves to the guest bytes written. */
+/** Loads, looks for zeros, compresses, writes, and (unless `close` is false) completes the target. Resolves to the guest bytes written. */
 export async function copy(input: CopyInput, target: Target, options: CopyOptions): Promise<number> {
   const progress = progressOf(input, options);
   let copied = 0;
@@ -45,6 +47,7 @@ export async function copy(input: CopyInput, target: Target, options: CopyOption
     window: inFlight(options),
     skipZeros: options.skipZeros,
     unallocated: options.keepUnallocated ? 'skip' : 'zero',
+    close: options.close,
     onWritten: ({ length }) => progress(length),
   });
   const onCopied = (bytes: number) => {

@@ -36,6 +36,8 @@ export interface OpenOutputOptions extends Pick<VerbOptions, 'drivers' | 'implic
   plan?: ExtentPlan | null;
   /** `writeCompressed` will be used: into a pipe, such an image is spooled. */
   compress?: boolean;
+  /** Bitmaps will be added when all is written: into a pipe, such an image is spooled. */
+  bitmaps?: boolean;
 }
 
 /**
@@ -102,9 +104,10 @@ async function openStandardOutput(request: Request, options: OpenOutputOptions):
 }
 
 async function createInPipe(driver: Driver, request: CreateRequest, options: OpenOutputOptions): Promise<Target> {
-  const { size, plan = null, compress = false } = options;
+  const { size, plan = null, compress = false, bitmaps = false } = options;
   try {
-    if (driver.createStream !== undefined) return await driver.createStream({ ...request, size, plan, compress });
+    if (driver.createStream !== undefined && !bitmaps)
+      return await driver.createStream({ ...request, size, plan, compress });
   } catch (error) {
     if (!(error instanceof StreamImpossible)) throw error;
   }

@@ -9,13 +9,22 @@ export interface ClusterCompressor {
   compress(plain: Buffer): Promise<Buffer | null>;
 }
 
+/** What a new bitmap is. */
+export interface NewBitmap {
+  /** Guest bytes of one bit, a power of two; by default as the format has it. */
+  granularity?: number;
+  /** Records no writes. */
+  disabled?: boolean;
+  /** What is marked from the start: ascending guest ranges inside the disk. */
+  marks?: AsyncIterable<{ offset: number; length: number }>;
+}
+
 /**
  * Persistent dirty bitmaps of an open image. Each method leaves a valid image at any moment, and the bitmap as it was
  * or as it shall be. Errors are `missing`, `exists`, `invalid`, or `corrupt` for a bitmap that is inconsistent.
  */
 export interface BitmapEditor extends BitmapReader {
-  /** @param options `granularity` in guest bytes, by default as the format has it; `disabled`: records no writes */
-  add(name: string, options?: { granularity?: number; disabled?: boolean }): Promise<void>;
+  add(name: string, options?: NewBitmap): Promise<void>;
   remove(name: string): Promise<void>;
   clear(name: string): Promise<void>;
   enable(name: string): Promise<void>;

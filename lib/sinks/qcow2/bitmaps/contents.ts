@@ -13,16 +13,20 @@ import type { BitmapSpace } from './space.ts';
 /** Where the table of a bitmap lies. */
 export type TablePlace = Pick<BitmapDirectoryEntry, 'tableOffset' | 'tableEntries'>;
 
-type Shape = { size: number; granularityBits: number };
+type Ranges = AsyncIterable<MarkedRange> | Iterable<MarkedRange>;
 
-/** A table without marks, for a bitmap of a disk of `size` guest bytes. */
-export async function writeEmpty(
+/** The table of a new bitmap, for a disk of `size` guest bytes, with these ranges marked. */
+export async function writeNew(
   image: Qcow2Image,
   space: BitmapSpace,
-  { size, granularityBits }: Shape,
+  { size, granularityBits }: { size: number; granularityBits: number },
+  ranges: Ranges = [],
 ): Promise<TablePlace> {
-  const { tableEntries } = bitmapShape(size, granularityBits, image.geometry.clusterSize);
-  return { tableOffset: await space.writeTable(Buffer.alloc(tableEntries * 8)), tableEntries };
+  const { clusterSize } = image.geometry;
+  const { tableEntries, bitsPerCluster } = bitmapShape(size, granularityBits, clusterSize);
+  const writer = new BitsWriter(image, space, Buffer.alloc(tableEntries * 8));
+  await mark(writer, ranges, { granularityBits, bitsPerCluster });
+  return writer.finish({ tableOffset: 0, tableEntries });
 }
 
 /** Gives up a bitmap's table and its clusters. A table that makes no sense stays: `check` finds what has leaked. */
@@ -50,11 +54,20 @@ export async function writeMarked(
   image: Qcow2Image,
   space: BitmapSpace,
   entry: BitmapDirectoryEntry,
-  ranges: AsyncIterable<MarkedRange> | Iterable<MarkedRange>,
+  ranges: Ranges,
 ): Promise<TablePlace> {
-  const { table: old, bitsPerCluster } = await loadBitmap(image, entry);
-  const writer = new BitsWriter(image, space, old);
-  const unit = 2 ** entry.granularityBits;
+  const { table, bitsPerCluster } = await loadBitmap(image, entry);
+  const writer = new BitsWriter(image, space, table);
+  await mark(writer, ranges, { granularityBits: entry.granularityBits, bitsPerCluster });
+  return writer.finish(entry);
+}
+
+async function mark(
+  writer: BitsWriter,
+  ranges: Ranges,
+  { granularityBits, bitsPerCluster }: { granularityBits: number; bitsPerCluster: number },
+): Promise<void> {
+  const unit = 2 ** granularityBits;
   for await (const { offset, length } of ranges) {
     const to = Math.ceil((offset + length) / unit);
     for (let from = Math.floor(offset / unit); from < to; ) {
@@ -65,7 +78,6 @@ export async function writeMarked(
       from = end;
     }
   }
-  return writer.finish(entry);
 }
 
 /** The same bitmap for a disk of another size; what is added is not marked. Null: the table stays as it is. */
@@ -135,7 +147,7 @@ class BitsWriter {
   }
 
   /** Writes the rest and the table; the old table is given up. */
-  async finish(entry: BitmapDirectoryEntry, tableEntries: number = entry.tableEntries): Promise<TablePlace> {
+  async finish(entry: TablePlace, tableEntries: number = entry.tableEntries): Promise<TablePlace> {
     if (this.#pending.length > 0) await this.#write();
     const kept = this.#table.subarray(0, Math.min(this.#table.length, tableEntries * 8));
     const tableOffset = await this.#space.writeTable(Buffer.concat([kept], tableEntries * 8));

@@ -20,9 +20,9 @@ import {
 } from '../../../sources/qcow2/bitmaps.ts';
 import { inContext } from '../../../sources/qcow2/context.ts';
 import type { BitmapInfo, BitmapReader } from '../../../sources/source.ts';
-import type { BitmapEditor } from '../../target.ts';
+import type { BitmapEditor, NewBitmap } from '../../target.ts';
 import type { Qcow2Image } from '../image.ts';
-import { leaveBitmap, writeEmpty, writeMarked } from './contents.ts';
+import { leaveBitmap, writeMarked, writeNew } from './contents.ts';
 import type { BitmapSpace } from './space.ts';
 
 /** Without a granularity of its own, a bitmap has the cluster size's, within these bounds. */
@@ -71,14 +71,14 @@ export class Qcow2BitmapEditor implements BitmapEditor {
     yield* markedRanges(this.#image, entry);
   }
 
-  add(name: string, { granularity, disabled = false }: { granularity?: number; disabled?: boolean } = {}) {
+  add(name: string, { granularity, disabled = false, marks }: NewBitmap = {}): Promise<void> {
     return this.#edit(async () => {
       const { bitmaps, geometry } = this.#image;
       const fallback = Math.min(MAX_DEFAULT_GRANULARITY, Math.max(MIN_DEFAULT_GRANULARITY, geometry.clusterSize));
       const granularityBits = Math.log2(granularity ?? fallback);
       this.#checkNew(await bitmaps.entries(), name, granularityBits);
       await bitmaps.change(async (entries, space) => {
-        const place = await writeEmpty(this.#image, space, { size: this.size, granularityBits });
+        const place = await writeNew(this.#image, space, { size: this.size, granularityBits }, marks);
         const flags = { inUse: false, auto: !disabled, extraCompatible: false };
         return [...entries, { ...place, ...flags, granularityBits, name, extra: Buffer.alloc(0) }];
       });
@@ -130,7 +130,7 @@ export class Qcow2BitmapEditor implements BitmapEditor {
   clear(name: string): Promise<void> {
     return this.#editConsistent(name, async (entry, space) => {
       await this.#leave(entry, space);
-      return { ...entry, ...(await writeEmpty(this.#image, space, { ...entry, size: this.size })) };
+      return { ...entry, ...(await writeNew(this.#image, space, { ...entry, size: this.size })) };
     });
   }
 
