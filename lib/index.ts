@@ -36,6 +36,7 @@ export { driverNamed, drivers, registerDriver } from './formats/index.ts';
 export { openTarget } from './formats/open-target.ts';
 export { type CreateOptions, create, extents, type Image, type OpenOptions, open } from './images.ts';
 export { type CommitOptions, type CommitResult, commit } from './pipelines/commit.ts';
+export { type BenchOptions, type BenchResult, bench } from './pipelines/bench.ts';
 export {
   type CompareOptions,
   type CompareResult,

@@ -74,6 +74,15 @@ Parameters of create:
   '-b' names a backing file and '-F' its format
   '-u' does not open the backing file; 'size' must then be given
 
+Parameters of bench:
+  '-c' is how many requests are sent (75000), '-d' how many are in flight (64)
+  '-s' is the size of each (4k), '-S' the distance between their starts
+  '-o' is where the first one starts
+  '-w' writes instead of reading, with '--pattern' as the byte (0)
+  '--flush-interval' flushes after so many writes; '--no-drain' goes on meanwhile
+  '-i threads' is the one kind of asynchronous I/O there is
+  '--output=json' adds how long single requests took
+
 Parameters of convert:
   '-c' compresses the output (qcow2, qcow, vmdk)
   '-n' writes into an image that exists

@@ -2,6 +2,7 @@ import type { Command } from '../context.ts';
 
 /** The commands, each loaded on first use, in the order of `--help`. */
 export const COMMANDS: Readonly<Record<string, () => Promise<{ command: Command }>>> = {
+  bench: () => import('./bench.ts'),
   bitmap: () => import('./bitmap.ts'),
   check: () => import('./check.ts'),
   commit: () => import('./commit.ts'),
@@ -18,4 +19,4 @@ export const COMMANDS: Readonly<Record<string, () => Promise<{ command: Command 
 };
 
 /** qemu-img's commands that this version does not have. */
-export const MISSING_COMMANDS: readonly string[] = ['amend', 'bench'];
+export const MISSING_COMMANDS: readonly string[] = ['amend'];
