@@ -23,8 +23,8 @@ export interface CheckOptions {
   drivers?: readonly Driver[];
   /** Whether files that images refer to may be opened. */
   implicit?: ImplicitPolicy;
-  /** Told of every single finding and repair, one line without its end. */
-  onFinding?: (line: string) => void;
+  /** Told of every single finding and repair, one line without its end; `named`: qemu-img puts its name before it. */
+  onFinding?: (line: string, named?: boolean) => void;
   /** Something was repaired; the image is now checked once more. */
   onRepaired?: (report: CheckReport) => void;
 }

@@ -67,8 +67,11 @@ export interface Measurement {
 export interface CheckRequest extends SourceRequest {
   /** `-r`: what may be repaired; null changes nothing. */
   repair: 'leaks' | 'all' | null;
-  /** One line about what was found or done, in qemu-img's words, without a line's end. It goes to standard error. */
-  report(line: string): void;
+  /**
+   * One line about what was found or done, in qemu-img's words, without a line's end. It goes to standard error, and
+   * with `named` behind the program's name.
+   */
+  report(line: string, named?: boolean): void;
 }
 
 /** What a check found: QAPI's ImageCheck. Optional counts are left out of the output also where they are 0. */

@@ -11,5 +11,6 @@ export const vhdx: Driver = {
   formattingOrder: vhdxFormattingOrder,
   create: async (request) => (await import('../sinks/vhdx/index.ts')).createVhdx(request),
   openTarget: async (request) => (await import('../sinks/vhdx/index.ts')).openVhdxTarget(request),
+  check: async (request) => (await import('../sinks/vhdx/check.ts')).checkVhdx(request),
   growable: true,
 };

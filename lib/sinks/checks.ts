@@ -4,8 +4,8 @@ import type { SourceRequest } from '../sources/source.ts';
 export interface ImageCheckRequest extends SourceRequest {
   /** What may be repaired; null changes nothing. */
   repair: 'leaks' | 'all' | null;
-  /** One line about what was found or done, in qemu-img's words. */
-  report(line: string): void;
+  /** One line about what was found or done, in qemu-img's words; `named`: behind the program's name. */
+  report(line: string, named?: boolean): void;
 }
 
 /** What a check counts: see `CheckReport` of the drivers. */

@@ -4,6 +4,7 @@ import test, { type ExecutionContext } from 'ava';
 import { checkSaid, type Patch, patched, qemuCheck, sameCheck } from '../support/check-like.ts';
 import { withTmpDir } from '../support/tmp.ts';
 import { tool } from '../support/tools.ts';
+import { makeVhdx } from '../support/vhdx.ts';
 
 const qemuImg = tool('qemu-img');
 const qemuIo = tool('qemu-io');
@@ -108,6 +109,31 @@ const PARALLELS: Record<string, Spoiled> = {
   'a BAT too short for the disk': { patches: [[4, 0x20, 5]], lost: [5 * MIB, 10 * MIB] },
 };
 
+/** The BAT lies at 2 MiB, the metadata at 3 MiB, blocks of 8 MiB from 8 MiB on. */
+const VHDX: Record<string, Spoiled> = {
+  'a sound image': {},
+  'a block past the end': { patches: [[8, 0x200000, 0x10000006]] },
+  'a block right behind the end': { patches: [[8, 0x200000, 0x1800006]] },
+  'a block where the log and the tables are': { patches: [[8, 0x200000, 0x100006]] },
+  'two blocks where the tables are': {
+    patches: [
+      [8, 0x200000, 0x100006],
+      [8, 0x200008, 0x200006],
+    ],
+  },
+  'blocks in one place, which QEMU does not look for': { patches: [[8, 0x200000, 0x1000006]] },
+  'blocks that are not there, wherever they lie': { patches: [[8, 0x200000, 0x80000003]] },
+  'a file without its last block': { size: 16 * MIB },
+  'a file that ends behind the disk, and within its last block': { size: 23 * MIB },
+  'a file that ends within a block': {
+    patches: [
+      [8, 0x200000, 0x1000006],
+      [8, 0x200008, 0x1700006],
+    ],
+    size: 23 * MIB + 1,
+  },
+};
+
 function baseImage(directory: string, format: string): { bytes: Buffer; contents: Buffer } {
   const path = join(directory, `base.${format}`);
   qemuImg.expect(['create', '-q', '-f', format, path, '10M']);
@@ -147,7 +173,7 @@ async function repairs(t: ExecutionContext, directory: string, spoiled: Named, s
 type Sound = ReturnType<typeof baseImage>;
 type Named = Spoiled & { name: string; format: string };
 
-for (const [format, cases] of Object.entries({ qed: QED, vdi: VDI, parallels: PARALLELS })) {
+for (const [format, cases] of Object.entries({ qed: QED, vdi: VDI, parallels: PARALLELS, vhdx: VHDX })) {
   test(`check of ${format} finds in spoiled images what qemu-img finds, and says it as qemu-img does`, async (t) => {
     if (qemuImg.missing(t) || qemuIo.missing(t)) return;
     await withTmpDir(async (directory) => {
@@ -178,5 +204,25 @@ test('check -r of vdi is refused, and changes nothing', async (t) => {
     const said = await sameCheck(t, directory, { name: 'a wrong count', format: 'vdi', bytes, repair: 'all' });
     t.is(said.report, null);
     t.true(readFileSync(join(directory, 'checked.vdi')).equals(bytes));
+  });
+});
+
+test('check says that a VHDX image has a log to be replayed, and check -r replays it', async (t) => {
+  if (qemuImg.missing(t)) return;
+  await withTmpDir(async (directory) => {
+    const blocks = { 0: { state: 6, bytes: Buffer.alloc(MIB, 1) } };
+    const log = [{ place: 0, sequence: 1n, updates: [{ offset: 4 * MIB, bytes: Buffer.alloc(4096, 9) }] }];
+    const bytes = makeVhdx({ size: 10 * MIB, blocks, log });
+    const named = { name: 'a log', format: 'vhdx', bytes };
+    const path = join(directory, 'checked.vhdx');
+    await sameCheck(t, directory, named);
+    t.true(readFileSync(path).equals(bytes));
+    await sameCheck(t, directory, { ...named, repair: 'leaks' });
+    await sameCheck(t, directory, { ...named, repair: 'all' });
+    t.is(qemuCheck(path, 'vhdx').status, 0);
+    const repaired = readFileSync(path);
+    t.deepEqual(repaired.subarray(4 * MIB, 4 * MIB + 4096), Buffer.alloc(4096, 9));
+    t.is((await checkSaid(path, 'vhdx', 'all')).report?.corruptionsFixed, 0);
+    t.true(readFileSync(path).equals(repaired), 'a second repair changes nothing');
   });
 });

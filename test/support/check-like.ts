@@ -23,7 +23,7 @@ export async function checkSaid(path: string, format: string, repair: 'leaks' | 
       image: path,
       format,
       repair,
-      onFinding: (line) => stderr.push(`${line}\n`),
+      onFinding: (line, named) => stderr.push(`${named === true ? 'qemu-img: ' : ''}${line}\n`),
       onRepaired: (each) => stdout.push(renderRepairs(each)),
     });
     stdout.push(renderCheck(report));

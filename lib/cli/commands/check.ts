@@ -41,7 +41,7 @@ async function run(args: readonly string[], { output }: CommandContext): Promise
     image: 'file' in image ? image : image.filename,
     format: values.format,
     ...{ repair, cache, forceShare },
-    onFinding: (line) => output.writeError(`${line}\n`),
+    onFinding: (line, named) => (named === true ? output.complain(line) : output.writeError(`${line}\n`)),
     onRepaired: (report) => {
       if (!json && !quiet) output.write(renderRepairs(report));
     },

@@ -1,22 +1,18 @@
 import { alignUp } from '../../core/binary.ts';
 import { ensure, ImageError } from '../../core/errors.ts';
 import { tracePoint } from '../../core/trace.ts';
-import { ALIGNMENT, NO_GUID, newGuid } from '../../layouts/vhdx/index.ts';
+import { ALIGNMENT, NO_GUID } from '../../layouts/vhdx/index.ts';
 import { inContext } from '../../sources/context.ts';
 import { refuseUnknownOptions } from '../../sources/node-options.ts';
 import type { SourceRequest } from '../../sources/source.ts';
-import { readHead, readHeader, type VhdxHead } from '../../sources/vhdx/head.ts';
-import { VhdxLog } from '../../sources/vhdx/log.ts';
+import { readHead, type VhdxHead } from '../../sources/vhdx/head.ts';
 import { VhdxTables } from '../../sources/vhdx/tables.ts';
 import type { Storage } from '../../storage/storage.ts';
 import { BlockTarget } from '../blocks/target.ts';
-import { VhdxHeaders } from './headers.ts';
+import { checkLog, replayLog } from './replay.ts';
 import { SPARSE_UNIT, VhdxStore } from './store.ts';
 
 const FORMAT = 'vhdx';
-
-/** Header sequence numbers have 64 bits; so many are left for the changes of one writer. */
-const LAST_SEQUENCE = 2n ** 64n - 2n ** 32n;
 
 const traceOpen = tracePoint('vhdx_open_target');
 
@@ -50,27 +46,7 @@ function refuse({ parameters, header }: VhdxHead, storage: Storage): void {
   if (parameters.hasParent) {
     throw new ImageError('unsupported', 'Differencing VHDX files can be read only', { file: storage.name });
   }
-  ensure(
-    header.logLength > 0 && header.logOffset + header.logLength <= storage.size,
-    'The file has no log to write to, or ends before it',
-  );
-  ensure(header.sequence < LAST_SEQUENCE, 'The headers have no sequence numbers left');
-}
-
-async function replayLog(storage: Storage): Promise<void> {
-  const { header, slot } = await readHeader(storage);
-  const log = new VhdxLog(storage, header);
-  const entries = await log.activeSequence();
-  const headers = new VhdxHeaders(storage, header, slot);
-  await headers.update({ fileWriteGuid: newGuid() });
-  await log.replay(entries, {
-    put: (offset, bytes) => storage.write(offset, bytes),
-    clear: (offset, length) => storage.zero(offset, length),
-  });
-  const lastFileOffset = entries.at(-1)?.lastFileOffset ?? 0;
-  if (!storage.fixedSize && storage.size < lastFileOffset) await storage.truncate(lastFileOffset);
-  await storage.flush();
-  await headers.update({ logGuid: NO_GUID });
+  checkLog(header, storage);
 }
 
 /**

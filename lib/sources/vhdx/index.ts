@@ -1,3 +1,4 @@
+import { ImageError } from '../../core/errors.ts';
 import { tracePoint } from '../../core/trace.ts';
 import { NO_GUID } from '../../layouts/vhdx/index.ts';
 import { BlockSource } from '../block-source.ts';
@@ -33,6 +34,7 @@ async function open(request: SourceRequest): Promise<BlockSource> {
   const head = await readHead(request.storage);
   const { parameters, header } = head;
   const { size, blockSize, hasParent } = parameters;
+  if (request.forCheck === true) refuseDirtyLog(request, header.logGuid !== NO_GUID);
   if (traceOpen.enabled) {
     const dirty = header.logGuid !== NO_GUID;
     traceOpen.emit({ file: request.storage.name, size, block_size: blockSize, differencing: hasParent, dirty });
@@ -51,4 +53,12 @@ async function open(request: SourceRequest): Promise<BlockSource> {
     opaque: true,
     showHoles: request.metadataOnly !== true && (await isSparse(request.storage, HOLE_UNIT)),
   });
+}
+
+/** A check says that there is a log to be replayed, in QEMU's words; it is done where the image may be repaired. */
+function refuseDirtyLog({ storage, writable }: SourceRequest, dirty: boolean): void {
+  if (!dirty || writable) return;
+  const { name } = storage;
+  const found = `VHDX image file '${name}' opened read-only, but contains a log that needs to be replayed`;
+  throw new ImageError('refused', `${found}\nTo replay the log, run:\nqemu-img check -r all '${name}'`);
 }
