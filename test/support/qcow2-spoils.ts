@@ -3,6 +3,8 @@ export interface Spoil {
   name: string;
   /** Of test/support/images.ts. */
   image: string;
+  /** The disk has other contents afterwards; they stay. */
+  other?: boolean;
   /** Changes the bytes, which are a copy. */
   spoil(bytes: Buffer): void;
 }
@@ -78,6 +80,12 @@ export const SPOILS: readonly Spoil[] = [
     image: 'defaults',
     spoil: (bytes) =>
       void bytes.writeBigUInt64BE(BigInt(firstData(bytes).cluster * clusterSize(bytes)), refcountTableAt(bytes) + 8),
+  },
+  {
+    name: 'a data cluster that two L2 entries refer to',
+    image: 'plain',
+    other: true,
+    spoil: (bytes) => void bytes.copy(bytes, firstData(bytes).at + 8, firstData(bytes).at, firstData(bytes).at + 8),
   },
   { name: 'no refcount table at all', image: 'plain', spoil: (bytes) => void bytes.writeUInt32BE(0, 56) },
   {

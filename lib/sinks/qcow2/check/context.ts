@@ -53,7 +53,8 @@ export class CheckedImage {
   readonly geometry: Qcow2Geometry;
   /** Data clusters are in a file of their own. */
   readonly external: boolean;
-  readonly report: (line: string) => void;
+  /** `named`: qemu-img puts its name before the line. */
+  readonly report: (line: string, named?: boolean) => void;
   /** The largest refcount of the image's width. */
   readonly maxRefcount: number;
   /** The refcount table, as long as the header says; what the file does not have is zero. */
@@ -70,7 +71,7 @@ export class CheckedImage {
   #counted = 0;
   #budget = 0;
 
-  constructor(storage: Storage, { header, tail, geometry }: Qcow2Head, report: (line: string) => void) {
+  constructor(storage: Storage, { header, tail, geometry }: Qcow2Head, report: CheckedImage['report']) {
     this.storage = storage;
     this.header = header;
     this.tail = tail;

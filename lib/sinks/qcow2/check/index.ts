@@ -17,7 +17,7 @@ const traceCheck = tracePoint('qcow2_check');
 
 export interface Qcow2CheckRequest extends SourceRequest {
   repair: 'leaks' | 'all' | null;
-  report(line: string): void;
+  report(line: string, named?: boolean): void;
 }
 
 export interface Qcow2CheckReport extends Findings, Fragmentation {
@@ -93,6 +93,7 @@ class Check {
     if (!hasStaleBitmaps(this.#image)) return;
     this.#image.report(
       'warning: a program lacking bitmap support modified this file, so all bitmaps are now considered inconsistent',
+      true,
     );
     if (this.#repairs) await forgetBitmaps(this.#image);
   }

@@ -88,8 +88,8 @@ function refuseExtra(
     table.findings.corruptions += 1;
     return;
   }
-  image.report(`ERROR failed to read the snapshot table: T${what.slice(1)}`);
-  image.report('You can force-remove this extra metadata with check -r all');
+  image.report(`ERROR failed to read the snapshot table: T${what.slice(1)}`, true);
+  image.report('You can force-remove this extra metadata with qemu-img check -r all');
   throw new ImageError('corrupt', 'File too large', { file: image.storage.name, format: 'qcow2' });
 }
 
