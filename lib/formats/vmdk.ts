@@ -15,6 +15,7 @@ export const vmdk: Driver = {
   create: async (request) => (await import('../sinks/vmdk/create.ts')).createVmdk(request),
   createStream: async (request) => (await import('../sinks/vmdk/create.ts')).createVmdkStream(request),
   openTarget: async (request) => (await import('../sinks/vmdk/open.ts')).openVmdkTarget(request),
+  check: async (request) => (await import('../sinks/vmdk/check.ts')).checkVmdk(request),
   supportsBacking: true,
   supportsCompression: true,
 };

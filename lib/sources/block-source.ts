@@ -79,6 +79,11 @@ export class BlockSource implements Source {
     return typeof size === 'number' ? size : size();
   }
 
+  /** What says where the blocks lie. */
+  get tables(): BlockTables {
+    return this.#options.tables;
+  }
+
   async map(offset: number, length: number): Promise<Extent[]> {
     const collector = new ExtentCollector(this, this.#data);
     const end = await this.#walk(offset, offset + length, collector);

@@ -1,4 +1,4 @@
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { checkSaid, type Patch, patched, qemuCheck, sameCheck } from '../support/check-like.ts';
@@ -134,6 +134,22 @@ const VHDX: Record<string, Spoiled> = {
   },
 };
 
+/** The grain table lies at 0x3600; grains of 128 sectors from sector 128 on. QEMU tells of the first error only. */
+const VMDK: Record<string, Spoiled> = {
+  'a sound image': {},
+  'a grain right behind the end': { patches: [[4, 0x3600, 3456]] },
+  'a grain at the end': { patches: [[4, 0x3600, 3455]] },
+  'two grains past the end': {
+    patches: [
+      [4, 0x3604, 5000],
+      [4, 0x3608, 5000],
+    ],
+  },
+  'a grain where no file ends': { patches: [[4, 0x3600, 0xffffffff]] },
+  'a file without its last grains': { size: 0x1a0000 },
+  'no grain table': { patches: [[4, 0x3400, 0]] },
+};
+
 function baseImage(directory: string, format: string): { bytes: Buffer; contents: Buffer } {
   const path = join(directory, `base.${format}`);
   qemuImg.expect(['create', '-q', '-f', format, path, '10M']);
@@ -173,7 +189,7 @@ async function repairs(t: ExecutionContext, directory: string, spoiled: Named, s
 type Sound = ReturnType<typeof baseImage>;
 type Named = Spoiled & { name: string; format: string };
 
-for (const [format, cases] of Object.entries({ qed: QED, vdi: VDI, parallels: PARALLELS, vhdx: VHDX })) {
+for (const [format, cases] of Object.entries({ qed: QED, vdi: VDI, parallels: PARALLELS, vhdx: VHDX, vmdk: VMDK })) {
   test(`check of ${format} finds in spoiled images what qemu-img finds, and says it as qemu-img does`, async (t) => {
     if (qemuImg.missing(t) || qemuIo.missing(t)) return;
     await withTmpDir(async (directory) => {
@@ -197,15 +213,49 @@ for (const [format, cases] of Object.entries({ qed: QED, parallels: PARALLELS })
   });
 }
 
-test('check -r of vdi is refused, and changes nothing', async (t) => {
+for (const [format, patch] of Object.entries({ vdi: [4, 0x184, 2], vmdk: [4, 0x3600, 5000] } as const)) {
+  test(`check -r of ${format} is refused, and changes nothing`, async (t) => {
+    if (qemuImg.missing(t) || qemuIo.missing(t)) return;
+    await withTmpDir(async (directory) => {
+      const bytes = patched(baseImage(directory, format).bytes, [patch]);
+      const said = await sameCheck(t, directory, { name: 'spoiled', format, bytes, repair: 'all' });
+      t.is(said.report, null);
+      t.true(readFileSync(join(directory, `checked.${format}`)).equals(bytes));
+    });
+  });
+}
+
+test('check of vmdk looks into all extents, compressed and flat ones too', async (t) => {
   if (qemuImg.missing(t) || qemuIo.missing(t)) return;
   await withTmpDir(async (directory) => {
-    const bytes = patched(baseImage(directory, 'vdi').bytes, [[4, 0x184, 2]]);
-    const said = await sameCheck(t, directory, { name: 'a wrong count', format: 'vdi', bytes, repair: 'all' });
-    t.is(said.report, null);
-    t.true(readFileSync(join(directory, 'checked.vdi')).equals(bytes));
+    const image = (name: string) => join(directory, name);
+    baseImage(directory, 'qed');
+    const convert = ['convert', '-O', 'vmdk', '-o', 'subformat=streamOptimized', image('base.qed')];
+    qemuImg.expect([...convert, image('packed.vmdk')]);
+    const packed = readFileSync(image('packed.vmdk'));
+    await sameCheck(t, directory, { name: 'packed', format: 'vmdk', bytes: packed });
+    await sameCheck(t, directory, { name: 'cut off', format: 'vmdk', bytes: packed.subarray(0, 70_000) });
+
+    qemuImg.expect(['create', '-q', '-f', 'vmdk', '-o', 'subformat=twoGbMaxExtentSparse', image('many.vmdk'), '4G']);
+    qemuIo.expect(['-c', 'write 0 64k', '-c', 'write 3G 64k', '-f', 'vmdk', image('many.vmdk')]);
+    qemuImg.expect(['create', '-q', '-f', 'vmdk', '-o', 'subformat=monolithicFlat', image('flat.vmdk'), '1M']);
+    await samePath(t, image('many.vmdk'));
+    await samePath(t, image('flat.vmdk'));
+    truncateSync(image('many-s002.vmdk'), statSync(image('many-s002.vmdk')).size - 65536);
+    truncateSync(image('flat-flat.vmdk'), 65536);
+    const said = await samePath(t, image('many.vmdk'));
+    t.regex(said.stderr, /sector 6291456 points after EOF/);
+    await samePath(t, image('flat.vmdk'));
   });
 });
+
+async function samePath(t: ExecutionContext, path: string) {
+  const said = await checkSaid(path, 'vmdk', null);
+  const theirs = qemuCheck(path, 'vmdk');
+  t.is(said.stderr, theirs.stderr);
+  t.is(said.stdout, theirs.text);
+  return said;
+}
 
 test('check says that a VHDX image has a log to be replayed, and check -r replays it', async (t) => {
   if (qemuImg.missing(t)) return;

@@ -4,7 +4,7 @@ import type { ExecutionContext } from 'ava';
 import { checkToJson, renderCheck, renderRepairs } from '../../lib/cli/render/check.ts';
 import type { Json } from '../../lib/cli/render/json.ts';
 import { ImageError } from '../../lib/core/errors.ts';
-import { type CheckResult, check } from '../../lib/edits/check.ts';
+import { CHECK_OPERATION, type CheckResult, check } from '../../lib/edits/check.ts';
 import { tool } from './tools.ts';
 
 /** What one check of an image said. */
@@ -30,7 +30,8 @@ export async function checkSaid(path: string, format: string, repair: 'leaks' | 
     return { stdout: stdout.join(''), stderr: stderr.join(''), report };
   } catch (error) {
     if (!(error instanceof ImageError)) throw error;
-    stderr.push(`qemu-img: ${error.message}\n`);
+    const failed = error.operation === CHECK_OPERATION && error.kind !== 'unsupported';
+    stderr.push(`qemu-img: ${failed ? 'Check failed: ' : ''}${error.message}\n`);
     return { stdout: stdout.join(''), stderr: stderr.join(''), report: null };
   }
 }

@@ -23,6 +23,8 @@ import { grainInflater } from './inflate-grain.ts';
 /** One extent of an image for reading: offsets are relative to its beginning. The methods are those of Source. */
 export interface ExtentReader {
   readonly size: number;
+  /** Where its grains lie; absent where it has none. */
+  readonly tables?: BlockTables;
   map(offset: number, length: number): Promise<Extent[]>;
   read(offset: number, buffer: Buffer): Promise<void>;
   readMany?(extents: readonly Extent[], buffers: readonly Buffer[]): Promise<void>;
