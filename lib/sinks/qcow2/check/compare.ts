@@ -99,10 +99,11 @@ export class RefcountComparison {
 
   #unreadable(block: Block): void {
     const { first, end } = this.#clustersOf(block);
+    const { report, findings } = this.#image;
     this.#result.unreadable.add(block.index);
+    findings.checkErrors += end - first;
     for (let cluster = first; cluster < end; cluster += 1) {
-      this.#image.report(`Can't get refcount for cluster ${cluster}: Input/output error`);
-      this.#image.findings.checkErrors += 1;
+      report(`Can't get refcount for cluster ${cluster}: Input/output error`);
     }
   }
 

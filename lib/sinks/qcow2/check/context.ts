@@ -30,6 +30,8 @@ export interface Fragmentation {
   compressedClusters: number;
 }
 
+const MAX_LINES = 2_000_000;
+
 /** What may be repaired. */
 export interface Fix {
   leaks: boolean;
@@ -77,10 +79,10 @@ export class CheckedImage {
     this.tail = tail;
     this.geometry = geometry;
     this.external = (header.incompatible & Incompatible.dataFile) !== 0n;
-    this.report = report;
+    this.report = limited(report);
     this.maxRefcount = maxRefcount(geometry.refcountBits);
     this.renewBudget();
-    if (this.clusters > MAX_CLUSTERS) throw new ImageError('unsupported', 'File too large', { file: storage.name });
+    if (this.clusters > MAX_CLUSTERS) throw new ImageError('corrupt', 'File too large', { file: storage.name });
   }
 
   /** Host clusters that the file has, the last one perhaps in part. */
@@ -207,6 +209,16 @@ export class CheckedImage {
     await readPadded(this.storage, this.header.refcountTableOffset, table);
     this.refcountTable = table;
   }
+}
+
+/** No more lines than anyone could use: a sparse file of a few MiB can ask for billions. */
+function limited(report: CheckedImage['report']): CheckedImage['report'] {
+  let lines = 0;
+  return (line, named) => {
+    lines += 1;
+    if (lines <= MAX_LINES) report(line, named);
+    else if (lines === MAX_LINES + 1) report('Further findings are counted, but not shown');
+  };
 }
 
 /** A 64-bit entry as qemu-img prints it. */
