@@ -3,6 +3,9 @@ const MAX_COUNT = 0xffff_ffff;
 /** So many clusters can be counted: 2 GiB of memory at the very most. */
 export const MAX_CLUSTERS = 2 ** 31 - 1;
 
+/** Small, so that references which lie far apart do not take much more memory than the entries that make them. */
+const DEFAULT_PAGE_BITS = 10;
+
 type Page = Uint8Array | Uint32Array;
 
 /**
@@ -20,7 +23,7 @@ export class ClusterCounts {
   #last: Page = new Uint8Array(0);
 
   /** @param pageBits clusters of one page, as a power of two: fewer for numbers that lie far apart */
-  constructor(pageBits = 14) {
+  constructor(pageBits = DEFAULT_PAGE_BITS) {
     this.#bits = pageBits;
     this.pageClusters = 2 ** pageBits;
   }
