@@ -17,6 +17,7 @@ export {
   type Stage,
 } from './core/streams.ts';
 export { enableTrace, setTraceWriter, type TracePoint, tracePoint } from './core/trace.ts';
+export { type AmendOptions, amend } from './edits/amend.ts';
 export { type BitmapAction, type BitmapOptions, bitmap } from './edits/bitmap.ts';
 export { type CheckOptions, type CheckResult, check } from './edits/check.ts';
 export { type ResizeOptions, resize } from './edits/resize.ts';
@@ -35,8 +36,8 @@ export type {
 export { driverNamed, drivers, registerDriver } from './formats/index.ts';
 export { openTarget } from './formats/open-target.ts';
 export { type CreateOptions, create, extents, type Image, type OpenOptions, open } from './images.ts';
-export { type CommitOptions, type CommitResult, commit } from './pipelines/commit.ts';
 export { type BenchOptions, type BenchResult, bench } from './pipelines/bench.ts';
+export { type CommitOptions, type CommitResult, commit } from './pipelines/commit.ts';
 export {
   type CompareOptions,
   type CompareResult,

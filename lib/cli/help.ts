@@ -16,7 +16,7 @@ export async function helpText(program: string): Promise<string> {
     'Reads, copies and makes disk images\n\n',
     STANDARD_OPTIONS,
     `\nCommand syntax:\n${syntax}`,
-    `\nNot in this version: ${MISSING_COMMANDS.join(', ')}\n`,
+    MISSING_COMMANDS.length === 0 ? '' : `\nNot in this version: ${MISSING_COMMANDS.join(', ')}\n`,
     PARAMETERS,
     `\nSupported formats: ${formats.join(' ')}\n`,
   ].join('');
@@ -59,6 +59,10 @@ Parameters of bitmap:
     '--add', '--remove', '--clear', '--enable', '--disable', '--merge source'
   '-g' is the granularity of what is added, in bytes
   '-b' names another image, where '--merge' finds its bitmaps, and '-F' its format
+
+Parameters of amend:
+  'options' are what to change of the image; '-o help' lists what can be changed
+  '--force' does also what could make the data inaccessible
 
 Parameters of check:
   '-r' repairs: 'leaks' what nothing refers to, 'all' also what is wrong

@@ -1,4 +1,5 @@
 import { hasQcow2Magic } from '../layouts/qcow2/header.ts';
+import { qcow2AmendOptions } from '../sinks/qcow2/amend/options.ts';
 import { qcow2CreateOptions, qcow2FormattingOrder } from '../sinks/qcow2/options.ts';
 import type { Driver } from './driver.ts';
 
@@ -17,6 +18,8 @@ export const qcow2: Driver = {
   measure: async (request) => (await import('../sinks/qcow2/index.ts')).measureQcow2(request),
   growable: true,
   check: async (request) => (await import('../sinks/qcow2/check/index.ts')).checkQcow2(request),
+  amendOptions: qcow2AmendOptions,
+  amend: async (request) => (await import('../sinks/qcow2/amend/index.ts')).amendQcow2(request),
   openSnapshots: async (request) => (await import('../sinks/qcow2/snapshots/index.ts')).openQcow2Snapshots(request),
   supportsBacking: true,
   supportsCompression: true,

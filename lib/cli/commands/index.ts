@@ -2,6 +2,7 @@ import type { Command } from '../context.ts';
 
 /** The commands, each loaded on first use, in the order of `--help`. */
 export const COMMANDS: Readonly<Record<string, () => Promise<{ command: Command }>>> = {
+  amend: () => import('./amend.ts'),
   bench: () => import('./bench.ts'),
   bitmap: () => import('./bitmap.ts'),
   check: () => import('./check.ts'),
@@ -19,4 +20,4 @@ export const COMMANDS: Readonly<Record<string, () => Promise<{ command: Command 
 };
 
 /** qemu-img's commands that this version does not have. */
-export const MISSING_COMMANDS: readonly string[] = ['amend'];
+export const MISSING_COMMANDS: readonly string[] = [];

@@ -41,7 +41,8 @@ function creatingDriver(name: string): Driver {
   return driver;
 }
 
-function optionLines(schema: OptionSchema): string {
+/** One line an option, as `-o help` prints them. */
+export function optionLines(schema: OptionSchema): string {
   const names = Object.keys(schema).sort();
   return names
     .map((name) => `  ${`${name}=<${TYPE_NAMES[schema[name].type]}>`.padEnd(NAME_WIDTH)} - ${schema[name].help}\n`)

@@ -1,0 +1,89 @@
+import { amend, amendingDriver } from '../../edits/amend.ts';
+import { drivers } from '../../formats/index.ts';
+import { openImage } from '../../sources/open.ts';
+import { flag, type OptionTable, parseArguments, setting } from '../arguments.ts';
+import {
+  cacheMode,
+  HELP_OPTION,
+  type ImageValues,
+  imageNamed,
+  objectOption,
+  PROGRESS_OPTIONS,
+  type ProgressValues,
+  progressSettings,
+} from '../common.ts';
+import type { Command, CommandContext } from '../context.ts';
+import { CommandError, UsageError } from '../errors.ts';
+import { ObjectList } from '../objects.ts';
+import { CreateOptionList } from '../option-lists.ts';
+import type { Output } from '../output.ts';
+import { optionLines } from '../render/create-options.ts';
+
+interface AmendValues extends ImageValues, ProgressValues {
+  cache: string;
+  options: CreateOptionList;
+  force: boolean;
+}
+
+async function run(args: readonly string[], context: CommandContext): Promise<number> {
+  const { output } = context;
+  const values: AmendValues = {
+    format: null,
+    imageOpts: false,
+    forceShare: false,
+    objects: new ObjectList(),
+    progress: 'none',
+    quiet: false,
+    cache: 'writeback',
+    options: new CreateOptionList(),
+    force: false,
+  };
+  const names = parseArguments(optionTable(output), args, values, { name: 'amend' });
+  if (!values.options.given) throw new UsageError('Must specify options (-o)');
+  await values.objects.load();
+  const { format, force, options } = values;
+  if (options.wantsHelp && format !== null) return printHelp(format, output);
+  if (names.length !== 1) throw new CommandError('Expecting one image file name');
+  const cache = cacheMode(values.cache, 'Invalid cache option');
+  const named = imageNamed(names[0], format, values);
+  const image = 'file' in named ? named : named.filename;
+  if (options.wantsHelp) {
+    const opened = await openImage(image, { drivers: drivers(), format });
+    await opened.close();
+    return printHelp(opened.driver.name, output);
+  }
+  const progress = context.startProgress(progressSettings(values));
+  try {
+    const onProgress = (part: number) => progress.update(part, 1);
+    await amend({ image, format, cache, force, options: options.values(), onProgress });
+    progress.complete();
+  } finally {
+    progress.end();
+  }
+  return 0;
+}
+
+function printHelp(format: string, output: Output): number {
+  output.write(`Amend options for '${format}':\n${optionLines(amendingDriver(format).amendOptions)}`);
+  return 0;
+}
+
+function optionTable(output: Output): OptionTable<AmendValues> {
+  return [
+    HELP_OPTION,
+    objectOption(output),
+    flag('imageOpts', { long: 'image-opts' }),
+    flag('force', { long: 'force' }),
+    setting('format', { short: 'f', value: 'fmt' }),
+    setting('cache', { short: 't', value: 'cache' }),
+    { short: 'o', value: 'options', apply: (values, text) => values.options.add(text) },
+    ...PROGRESS_OPTIONS,
+  ];
+}
+
+export const command: Command = {
+  syntax:
+    '[--object objectdef] [--image-opts] [-p] [--progress=style] [-q] [-f fmt] [-t cache] [--force] -o options filename',
+  stoppable: false,
+  run,
+};

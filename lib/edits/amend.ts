@@ -1,0 +1,70 @@
+import { ImageError } from '../core/errors.ts';
+import { parseOptions } from '../core/options.ts';
+import type { Driver } from '../formats/driver.ts';
+import { drivers as allDrivers } from '../formats/index.ts';
+import { type NodeSpec, parseFilename } from '../sources/filename.ts';
+import { createGate, type ImplicitPolicy } from '../sources/gate.ts';
+import { takeNodeOptions } from '../sources/node-options.ts';
+import { openImage } from '../sources/open.ts';
+import type { CacheMode } from '../storage/storage.ts';
+
+export interface AmendOptions {
+  /** A filename, or a node. */
+  image: NodeSpec | string;
+  /** Driver name; null or absent: as the node says, else probed. */
+  format?: string | null;
+  /** What `-o` takes: `{ compat: '0.10' }`. */
+  options: Readonly<Record<string, unknown>>;
+  /** Do what could lose access to the data too. */
+  force?: boolean;
+  /** Default `writeback`. */
+  cache?: CacheMode;
+  drivers?: readonly Driver[];
+  /** Whether files that images refer to may be opened. */
+  implicit?: ImplicitPolicy;
+  /** Part done, from 0 to 1. */
+  onProgress?: (part: number) => void;
+}
+
+/** Changes what an image was made with. Rejects with an ImageError; what can't be is refused before anything is changed. */
+export async function amend(options: AmendOptions): Promise<void> {
+  const { image, format, cache = 'writeback', drivers = allDrivers(), implicit, force = false, onProgress } = options;
+  const node = typeof image === 'string' ? parseFilename(image) : image;
+  const opened = await openImage(node, { drivers, format, cache, implicit, writable: true });
+  try {
+    const driver = amendingDriver(opened.driver.name, drivers);
+    await driver.amend({
+      storage: opened.storage,
+      options: takeNodeOptions(node.options, { cache, writable: true }).options,
+      writable: true,
+      cache,
+      gate: createGate({ implicit, cache }),
+      backing: opened.backing?.chain ?? null,
+      values: parseValues(driver, options.options),
+      force,
+      onProgress,
+    });
+  } finally {
+    await opened.close();
+  }
+}
+
+type AmendingDriver = Driver & Required<Pick<Driver, 'amend' | 'amendOptions'>>;
+
+/** The driver of that name; ImageError `unsupported` where its images can't be amended. */
+export function amendingDriver(name: string, drivers: readonly Driver[] = allDrivers()): AmendingDriver {
+  const driver = drivers.find((each) => each.name === name);
+  if (driver === undefined) throw new ImageError('invalid', `Unknown file format '${name}'`);
+  if (driver.amend === undefined || driver.amendOptions === undefined) {
+    throw new ImageError('unsupported', `Format driver '${name}' does not support option amendment`, { format: name });
+  }
+  return driver as AmendingDriver;
+}
+
+function parseValues({ amendOptions, createOptions = {} }: AmendingDriver, given: AmendOptions['options']) {
+  for (const key of Object.keys(given)) {
+    if (Object.hasOwn(amendOptions, key) || !Object.hasOwn(createOptions, key)) continue;
+    throw new ImageError('invalid', `Invalid parameter '${key}'\nThis option is only supported for image creation`);
+  }
+  return parseOptions(amendOptions, given);
+}
