@@ -8,15 +8,13 @@ import { preallocate } from './preallocate.ts';
 const SECTOR = 512;
 const PREALLOCATIONS: readonly string[] = ['off', 'metadata', 'falloc', 'full'];
 
-/** Throws, before anything is changed, for what can't be done with an image that exists. */
-export async function checkResize(image: Qcow2Image, size: number, mode: string): Promise<void> {
-  const { header, storage, fresh } = image;
+/** Throws, before anything is changed, for what can't be done with an image that exists; `Qcow2Bitmaps` checks its part. */
+export function checkResize({ header, storage, fresh }: Qcow2Image, size: number, mode: string): void {
   const refuse = (message: string) => new ImageError('unsupported', message, { file: storage.name, format: 'qcow2' });
   if (!PREALLOCATIONS.includes(mode)) throw refuse(`Unsupported preallocation mode '${mode}'`);
   if (fresh) return;
   if (size % SECTOR !== 0) throw refuse(`The new size must be a multiple of ${SECTOR}`);
   if (header.version < 3 && header.snapshotCount > 0) throw refuse("Can't resize a v2 image which has snapshots");
-  await image.metadata.run(() => image.bitmaps.checkResize(size));
 }
 
 /** What is added to the disk, and how. */
@@ -59,6 +57,7 @@ export async function reclaimTail(image: Qcow2Image): Promise<void> {
  * place. Under the metadata lock. An L1 table that could be shorter stays as it is.
  */
 export async function resize(image: Qcow2Image, size: number): Promise<void> {
+  if (!image.fresh) await image.bitmaps.checkResize(size);
   const entries = l1EntriesFor(size, image.geometry);
   if (entries * 8 > MAX_L1_BYTES) {
     throw new ImageError('no-space', 'Failed to grow the L1 table: File too large', {

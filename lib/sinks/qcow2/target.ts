@@ -121,7 +121,8 @@ export class Qcow2Target implements Target {
 
   truncate(size: number, { preallocation = 'off' }: { preallocation?: string } = {}): Promise<void> {
     return this.#inContext(async () => {
-      await checkResize(this.#image, size, preallocation);
+      checkResize(this.#image, size, preallocation);
+      if (!this.#image.fresh) await this.#image.metadata.run(() => this.#image.bitmaps.checkResize(size));
       const growth = { from: this.size, preallocation: preallocation as Preallocation };
       await this.#change('truncate', { offset: 0, length: 0 }, () => this.#truncate(size, growth));
     });

@@ -107,7 +107,8 @@ export class Qcow2Bitmaps {
   ): Promise<BitmapDirectoryEntry> {
     if (marks === undefined || marks.isEmpty) return entry;
     try {
-      return { ...entry, ...(await writeMarked(this.#image, space, entry, marks.ranges(this.#image.header.size))) };
+      const ranges = marks.ranges(this.#image.header.size);
+      return { ...entry, ...(await space.attempt(() => writeMarked(this.#image, space, entry, ranges))) };
     } catch (error) {
       // What it said before can't be read: it stays what nobody relies on.
       if (error instanceof ImageError && error.kind === 'corrupt') return { ...entry, inUse: true };

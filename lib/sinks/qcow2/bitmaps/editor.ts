@@ -136,11 +136,14 @@ export class Qcow2BitmapEditor implements BitmapEditor {
 
   /** What can't be read any more is not freed: `check` finds what has leaked. */
   async #leave(entry: BitmapDirectoryEntry, space: BitmapSpace): Promise<void> {
-    const loaded = await loadBitmap(this.#image, entry).catch((error) => {
-      if (error instanceof ImageError && error.kind !== 'io') return null;
-      throw error;
-    });
-    if (loaded !== null) await leaveBitmap(this.#image, space, entry, loaded.table);
+    try {
+      await space.attempt(async () => {
+        const { table } = await loadBitmap(this.#image, entry);
+        await leaveBitmap(this.#image, space, entry, table);
+      });
+    } catch (error) {
+      if (!(error instanceof ImageError) || error.kind === 'io') throw error;
+    }
   }
 
   enable(name: string): Promise<void> {

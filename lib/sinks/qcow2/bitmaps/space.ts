@@ -60,6 +60,18 @@ export class BitmapSpace {
     this.#left.push({ offset, clusters });
   }
 
+  /** A part of the change that may fail on its own: then it took nothing, and left nothing. */
+  async attempt<T>(part: () => Promise<T>): Promise<T> {
+    const [taken, left] = [this.#taken.length, this.#left.length];
+    try {
+      return await part();
+    } catch (error) {
+      for (const run of this.#taken.splice(taken)) await this.#image.refcounts.takeBack(run);
+      this.#left.length = left;
+      throw error;
+    }
+  }
+
   /** The header refers to what is new from its next commit on, which then frees the rest. */
   settle(): void {
     for (const { offset, clusters } of this.#left) this.#image.refcounts.release(offset, clusters);
