@@ -1,3 +1,4 @@
+import { alignUp } from '../../core/binary.ts';
 import { ImageError } from '../../core/errors.ts';
 import { tracePoint } from '../../core/trace.ts';
 import {
@@ -73,7 +74,7 @@ class Check {
     const end = this.#highest + this.#geometry.clusterSize;
     this.report.imageEndOffset = end;
     // Where no cluster is allocated, QEMU's end may lie inside the BAT.
-    await this.#checkEnd(Math.max(end, this.#geometry.batEnd));
+    await this.#checkEnd(Math.max(end, alignUp(this.#geometry.batEnd, SECTOR)));
     if (wasOpen && this.#fix.errors) await this.#writeHeader({ inUse: InUse.no });
   }
 
