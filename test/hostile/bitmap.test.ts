@@ -9,6 +9,8 @@ import {
   ExtensionType,
   findExtension,
 } from '../../lib/layouts/qcow2/index.ts';
+import { checkQcow2 } from '../../lib/sinks/qcow2/check/index.ts';
+import { createGate } from '../../lib/sources/gate.ts';
 import { memoryStorage } from '../../lib/storage/memory.ts';
 import { bitmapsOf, openBitmapTarget } from '../support/bitmaps.ts';
 import { Random } from '../support/model.ts';
@@ -85,6 +87,17 @@ function mutationsOf(bytes: Buffer): Mutation[] {
   ];
 }
 
+async function corruptionsOf(bytes: Buffer): Promise<number | null> {
+  const common = { options: {}, cache: 'writeback', gate: createGate(), report: () => {} } as const;
+  const storage = memoryStorage('checked', bytes);
+  try {
+    return (await checkQcow2({ ...common, storage, writable: false, repair: null })).corruptions;
+  } catch (error) {
+    if (error instanceof ImageError) return null;
+    throw error;
+  }
+}
+
 /** Everything that can be done with bitmaps; a refusal of one thing does not keep from the next. */
 async function useAll(bytes: Buffer): Promise<string[]> {
   const refusals: string[] = [];
@@ -98,14 +111,17 @@ async function useAll(bytes: Buffer): Promise<string[]> {
   };
   const copy = () => memoryStorage('spoiled', Buffer.from(bytes));
   await attempt(() => bitmapsOf(copy()));
+  const wasSound = (await corruptionsOf(bytes)) === 0;
   const edit = (work: (target: Awaited<ReturnType<typeof openBitmapTarget>>) => Promise<void>) =>
     attempt(async () => {
-      const target = await openBitmapTarget(copy());
+      const memory = copy();
+      const target = await openBitmapTarget(memory);
       await work(target).catch(async (error) => {
         await target.abort().catch(() => {});
         throw error;
       });
       await target.close();
+      if (wasSound && (await corruptionsOf(memory.bytes())) !== 0) throw new Error('The edit made the image corrupt');
     });
   await edit(async ({ bitmaps }) => bitmaps!.merge('one', 'other'));
   await edit(async ({ bitmaps }) => bitmaps!.clear('one'));
