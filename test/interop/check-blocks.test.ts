@@ -276,3 +276,18 @@ test('check says that a VHDX image has a log to be replayed, and check -r replay
     t.true(readFileSync(path).equals(repaired), 'a second repair changes nothing');
   });
 });
+
+test('a new Parallels image of a large disk, whose BAT qemu-img calls leaking space, is clean', async (t) => {
+  if (qemuImg.missing(t)) return;
+  await withTmpDir(async (directory) => {
+    const path = join(directory, 'large.parallels');
+    qemuImg.expect(['create', '-q', '-f', 'parallels', path, '1T']);
+    t.is(qemuCheck(path, 'parallels').status, 3);
+    const before = readFileSync(path);
+    for (const repair of [null, 'all'] as const) {
+      const { report } = await checkSaid(path, 'parallels', repair);
+      t.deepEqual([report?.leaks, report?.leaksFixed, report?.corruptions], [0, 0, 0]);
+    }
+    t.true(readFileSync(path).equals(before));
+  });
+});

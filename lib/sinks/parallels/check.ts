@@ -73,8 +73,9 @@ class Check {
     await this.#checkClusters();
     const end = this.#highest + this.#geometry.clusterSize;
     this.report.imageEndOffset = end;
-    // Where no cluster is allocated, QEMU's end may lie inside the BAT.
-    await this.#checkEnd(Math.max(end, alignUp(this.#geometry.batEnd, SECTOR)));
+    // Where no cluster is allocated, QEMU's end may lie inside the BAT: it calls a new image of a large disk leaking.
+    const { batEnd, dataStart } = this.#geometry;
+    await this.#checkEnd(Math.max(end, alignUp(batEnd, SECTOR), Math.min(dataStart, this.#size)));
     if (wasOpen && this.#fix.errors) await this.#writeHeader({ inUse: InUse.no });
   }
 
