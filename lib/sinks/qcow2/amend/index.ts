@@ -20,6 +20,7 @@ import { ownSource } from '../own-source.ts';
 import { Qcow2Target } from '../target.ts';
 import { expandZeroClusters } from './expand.ts';
 import { type AmendPlan, planAmend } from './plan.ts';
+import { changeRefcountWidth } from './refcount-width.ts';
 
 const traceAmend = tracePoint('qcow2_amend');
 
@@ -35,16 +36,45 @@ export interface Qcow2AmendRequest extends Qcow2OpenRequest {
  * image: what the new header says is true of the tables before it is written, in one write.
  */
 export async function amendQcow2(request: Qcow2AmendRequest): Promise<void> {
-  const image = await openQcow2Image(request);
-  const target = new Qcow2Target(image, { source: ownSource(image), readsAsZero: false });
+  let image = await openQcow2Image(request);
   try {
     const plan = await planAmend(image, request.values);
-    if (traceAmend.enabled)
-      traceAmend.emit({ file: target.name, version: plan.version, size: plan.size ?? target.size });
-    await amend(image, target, plan, request.onProgress);
+    if (traceAmend.enabled) traceAmend.emit({ file: image.storage.name, version: plan.version, size: plan.size ?? -1 });
+    const features = changedFeatures(image, plan);
+    if (isChange(image, features)) await writeHead(image, features);
+    if (plan.refcountBits !== null) image = await withRefcountBits(image, plan.refcountBits, request);
+    await amendTables(image, plan, request.onProgress);
+  } catch (error) {
+    if (image.external) await image.data.close().catch(() => {});
+    await image.storage.close().catch(() => {});
+    throw inContext(error, request.storage.name);
+  }
+}
+
+/** Changes the width of the refcounts; returns the image opened anew. */
+async function withRefcountBits(image: Qcow2Image, bits: number, request: Qcow2OpenRequest): Promise<Qcow2Image> {
+  const old = await image.metadata.run(() => changeRefcountWidth(image, bits));
+  if (image.external) await image.data.close();
+  const changed = await openQcow2Image(request);
+  await changed.metadata.run(async () => {
+    for (const run of old) await changed.refcounts.takeBack(run);
+    await changed.commit();
+    await changed.storage.flush();
+    for (const { offset, clusters } of old) {
+      await changed.storage.discard(offset, clusters * changed.geometry.clusterSize);
+    }
+  });
+  return changed;
+}
+
+/** What takes changes of the tables; closes the image. */
+async function amendTables(image: Qcow2Image, plan: AmendPlan, onProgress?: (part: number) => void): Promise<void> {
+  const target = new Qcow2Target(image, { source: ownSource(image), readsAsZero: false });
+  try {
+    await amend(image, target, plan, onProgress);
   } catch (error) {
     await target.abort().catch(() => {});
-    throw inContext(error, request.storage.name);
+    throw error;
   }
   await target.close();
 }
@@ -56,8 +86,6 @@ async function amend(
   onProgress: (part: number) => void = () => {},
 ): Promise<void> {
   const isDowngrade = plan.version < image.header.version;
-  const features = changedFeatures(image, plan);
-  if (isChange(image, features)) await writeHead(image, features);
   if (plan.size !== null) await target.truncate(plan.size);
   if (!isDowngrade) return;
   await expandZeroClusters(image, target, (done, tables) => onProgress(done / tables));

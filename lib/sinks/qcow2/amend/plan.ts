@@ -11,11 +11,13 @@ import {
 } from '../../../layouts/qcow2/index.ts';
 import type { Qcow2Image } from '../image.ts';
 import { checkResize } from '../resize.ts';
+import { checkRefcountWidth } from './refcount-width.ts';
 
 /** What is to become of an image; null and undefined: as it is. */
 export interface AmendPlan {
   version: 2 | 3;
   lazyRefcounts: boolean;
+  refcountBits: number | null;
   /** The name of the data file in the header. */
   dataFile: string | null;
   /** The data file need no longer be a raw image. */
@@ -30,9 +32,15 @@ export async function planAmend(image: Qcow2Image, values: AnyOptionValues): Pro
   const { header } = image;
   refuseEncryption(values);
   refuseBacking(image, values);
-  checkRefcountBits(image, values);
+  const refcountBits = parseRefcountBits(image, values);
   const version = values.compat === undefined ? versionOf(header.version) : parseVersion(String(values.compat));
-  if (version < header.version) checkDowngrade(image);
+  if (version < header.version) checkDowngrade(image, refcountBits ?? image.geometry.refcountBits);
+  if (version < 3 && header.version < 3 && refcountBits !== null) {
+    throw refused(
+      'invalid',
+      'Refcount widths other than 16 bits require compatibility level 1.1 or above (use compat=1.1 or greater)',
+    );
+  }
   const wasLazy = (header.compatible & Compatible.lazyRefcounts) !== 0n;
   // As with qemu-img, what the image has already is no wish.
   if (values.lazy_refcounts === true && !wasLazy && version < 3) {
@@ -45,7 +53,14 @@ export async function planAmend(image: Qcow2Image, values: AnyOptionValues): Pro
     version >= 3 && (values.lazy_refcounts === undefined ? wasLazy : values.lazy_refcounts === true);
   const size = values.size === undefined ? null : Number(values.size);
   if (size !== null && size !== header.size) await checkResize(image, size, 'off');
-  return { version, lazyRefcounts, size: size === header.size ? null : size, ...planDataFile(image, values) };
+  if (refcountBits !== null) await checkRefcountWidth(image, refcountBits);
+  return {
+    version,
+    refcountBits,
+    lazyRefcounts,
+    size: size === header.size ? null : size,
+    ...planDataFile(image, values),
+  };
 }
 
 function versionOf(version: number): 2 | 3 {
@@ -70,19 +85,19 @@ function refuseBacking({ tail }: Qcow2Image, { backing_file: file, backing_fmt: 
   throw refused('invalid', "Cannot amend the backing file\nYou can use 'qemu-img rebase' instead.");
 }
 
-function checkRefcountBits({ geometry }: Qcow2Image, { refcount_bits: given }: AnyOptionValues): void {
-  if (given === undefined) return;
+/** The width that the refcounts shall have; null: they have it. */
+function parseRefcountBits({ geometry }: Qcow2Image, { refcount_bits: given }: AnyOptionValues): number | null {
+  if (given === undefined) return null;
   const bits = Number(given);
   if (!isPowerOfTwo(bits) || bits > 64) {
     throw refused('invalid', 'Refcount width must be a power of two and may not exceed 64 bits');
   }
-  if (bits === geometry.refcountBits) return;
-  throw refused('unsupported', `The refcount width of an image can't be changed yet (it is ${geometry.refcountBits})`);
+  return bits === geometry.refcountBits ? null : bits;
 }
 
 /** Version 2 lacks features that the image may need. */
-function checkDowngrade({ header, tail, geometry, external }: Qcow2Image): void {
-  if (geometry.refcountBits !== 16) throw refused('invalid', 'compat=0.10 requires refcount_bits=16');
+function checkDowngrade({ header, tail, external }: Qcow2Image, refcountBits: number): void {
+  if (refcountBits !== 16) throw refused('invalid', 'compat=0.10 requires refcount_bits=16');
   if (external) throw refused('invalid', 'Cannot downgrade an image with a data file');
   const incompatible = header.incompatible & ~Incompatible.dirty;
   if (incompatible !== 0n) {
