@@ -1,5 +1,5 @@
 import { drivers } from '../formats/index.ts';
-import { COMMANDS, MISSING_COMMANDS } from './commands/index.ts';
+import { COMMANDS } from './commands/index.ts';
 import { version } from './version.ts';
 
 /** The text of `--help`: usage, the commands with their options, what the words in them mean, the formats. */
@@ -13,10 +13,9 @@ export async function helpText(program: string): Promise<string> {
   return [
     `${program} version ${version()}\n`,
     `usage: ${program} [standard options] command [command options]\n`,
-    'Reads, copies and makes disk images\n\n',
+    'Reads, copies, makes and changes disk images\n\n',
     STANDARD_OPTIONS,
     `\nCommand syntax:\n${syntax}`,
-    MISSING_COMMANDS.length === 0 ? '' : `\nNot in this version: ${MISSING_COMMANDS.join(', ')}\n`,
     PARAMETERS,
     `\nSupported formats: ${formats.join(' ')}\n`,
   ].join('');

@@ -1,7 +1,7 @@
 import { basename } from 'node:path';
 import { ImageError } from '../core/errors.ts';
 import { type OptionTable, parseArguments } from './arguments.ts';
-import { COMMANDS, MISSING_COMMANDS } from './commands/index.ts';
+import { COMMANDS } from './commands/index.ts';
 import type { CommandContext } from './context.ts';
 import { CommandError, Done, HelpWanted, UsageError } from './errors.ts';
 import { ClosedPipe, Output } from './output.ts';
@@ -72,10 +72,7 @@ async function dispatch(argv: readonly string[], output: Output, signals: Signal
   });
   if (globals.trace.length > 0) await (await import('./tracing.ts')).startTracing(globals.trace, output);
   if (name === undefined) throw new UsageError('Not enough arguments');
-  if (!Object.hasOwn(COMMANDS, name)) {
-    if (MISSING_COMMANDS.includes(name)) throw new CommandError(`This version does not have the command '${name}'`);
-    throw new UsageError(`Command not found: ${name}`);
-  }
+  if (!Object.hasOwn(COMMANDS, name)) throw new UsageError(`Command not found: ${name}`);
   const { command } = await COMMANDS[name]();
   if (command.stoppable) signals.stoppable();
   return command.run(args, commandContext(output, signals));

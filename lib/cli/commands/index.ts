@@ -18,6 +18,3 @@ export const COMMANDS: Readonly<Record<string, () => Promise<{ command: Command 
   resize: () => import('./resize.ts'),
   snapshot: () => import('./snapshot.ts'),
 };
-
-/** qemu-img's commands that this version does not have. */
-export const MISSING_COMMANDS: readonly string[] = [];
