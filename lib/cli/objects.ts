@@ -124,7 +124,9 @@ export class ObjectList {
       return format === 'base64' ? this.#decode(bytes.toString()) : bytes;
     } catch (error) {
       if (error instanceof CommandError) throw error;
-      return this.#fail(`Unable to read ${file}: Failed to open file “${file}”: ${fromSystemError(error).message}`);
+      const { code, message } = fromSystemError(error);
+      const step = code === 'EISDIR' ? 'Error reading file' : 'Failed to open file';
+      return this.#fail(`Unable to read ${file}: ${step} “${file}”: ${message}`);
     }
   }
 

@@ -40,6 +40,7 @@ const LINES = lines(`
   info --object secret,data=x x
   info --object id=a x
   info --object secret,id=a,file=/nonexistent x
+  info --object secret,id=a,file=/ x
   info --object secret,id=a,data=x,foo=y x
   info --object secret,id=a,data=x,format=zz x
   info --object secret,id=a,data=!!,format=base64 x
