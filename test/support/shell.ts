@@ -13,7 +13,13 @@ export function shellIn(directory: string, program: Program, env: NodeJS.Process
   return (script: string): ShellResult => {
     const { stdout, stderr, error } = spawnSync('bash', ['-c', `${script}\necho "statuses: \${PIPESTATUS[@]}" >&2`], {
       cwd: directory,
-      env: { ...process.env, LC_ALL: 'C', IMGPIPE: `${process.execPath} ${program.path}`, ...env },
+      env: {
+        ...process.env,
+        NODE_V8_COVERAGE: '',
+        LC_ALL: 'C',
+        IMGPIPE: `${process.execPath} ${program.path}`,
+        ...env,
+      },
       timeout: 60_000,
       maxBuffer: 512 * 1024 * 1024,
     });
