@@ -145,7 +145,7 @@ function makeChain({ path, disks, at, sizeBytes }: Order): void {
   const middle = at('middle.qcow2');
   qemu('convert', '-O', 'qcow2', disks.raw, base);
   qemu('create', '-q', '-f', 'qcow2', '-b', base, '-F', 'qcow2', middle);
-  qemu('create', '-q', '-f', 'qcow2', '-b', middle, '-F', 'qcow2', disks.chain);
+  qemu('create', '-q', '-f', 'qcow2', '-b', middle, '-F', 'qcow2', path);
   scatterWrites(middle, sizeBytes, 0, 400);
   scatterWrites(path, sizeBytes, 1, 400);
 }
