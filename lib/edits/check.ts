@@ -2,8 +2,7 @@ import { ImageError } from '../core/errors.ts';
 import { tracePoint } from '../core/trace.ts';
 import type { CheckReport, Driver } from '../formats/driver.ts';
 import { drivers as allDrivers } from '../formats/index.ts';
-import type { NodeSpec } from '../sources/filename.ts';
-import { parseFilename } from '../sources/filename.ts';
+import { type NodeSpec, parseNamed } from '../sources/filename.ts';
 import { createGate, type ImplicitPolicy } from '../sources/gate.ts';
 import { takeNodeOptions } from '../sources/node-options.ts';
 import { type OpenedImage, openImage } from '../sources/open.ts';
@@ -47,7 +46,7 @@ const traceCheck = tracePoint('image_check');
  */
 export async function check(options: CheckOptions): Promise<CheckResult> {
   const { image, repair = null, cache = 'writeback', drivers = allDrivers(), implicit, format, forceShare } = options;
-  const node = typeof image === 'string' ? parsed(image) : image;
+  const node = typeof image === 'string' ? parseNamed(image) : image;
   refuseSharedRepair(node, options);
   const writable = repair !== null;
   const opened = await openImage(node, {
@@ -68,18 +67,6 @@ export async function check(options: CheckOptions): Promise<CheckResult> {
     });
   } finally {
     await opened.close();
-  }
-}
-
-function parsed(filename: string): NodeSpec {
-  try {
-    return parseFilename(filename);
-  } catch (error) {
-    if (!(error instanceof ImageError)) throw error;
-    throw new ImageError(error.kind, `Could not open '${filename}': ${error.message}`, {
-      file: filename,
-      cause: error,
-    });
   }
 }
 

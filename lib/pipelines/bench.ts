@@ -4,9 +4,9 @@ import { throwIfAborted } from '../core/streams.ts';
 import { tracePoint } from '../core/trace.ts';
 import { drivers as allDrivers } from '../formats/index.ts';
 import { openTarget } from '../formats/open-target.ts';
-import { type NodeSpec, parseImageOpts } from '../sources/filename.ts';
 import { openImage } from '../sources/open.ts';
 import type { CacheMode } from '../storage/storage.ts';
+import { nodeOf } from './node.ts';
 import type { ImageReference, VerbOptions } from './reference.ts';
 
 export interface BenchOptions extends VerbOptions {
@@ -81,8 +81,7 @@ async function forReading({
   forceShare,
   cache,
 }: BenchOptions): Promise<Subject> {
-  const { node, format } = nodeOrName(image);
-  const opened = await openImage(node, { drivers, implicit, forceShare, cache, format });
+  const opened = await openImage(nodeOf(image), { drivers, implicit, forceShare, cache });
   const { chain } = opened;
   return {
     size: chain.size,
@@ -93,20 +92,13 @@ async function forReading({
 }
 
 async function forWriting({ image, drivers, implicit, cache }: BenchOptions): Promise<Subject> {
-  const { node, format } = nodeOrName(image);
-  const target = await openTarget(node, { drivers, implicit, cache, format });
+  const target = await openTarget(nodeOf(image), { drivers, implicit, cache });
   return {
     size: target.size,
     request: (offset, buffer) => target.write(offset, buffer),
     flush: () => target.flush(),
     close: () => target.close(),
   };
-}
-
-function nodeOrName(image: ImageReference): { node: NodeSpec | string; format: string | null } {
-  if ('file' in image) return { node: image, format: null };
-  const { filename, format = null, imageOpts } = image;
-  return { node: imageOpts ? parseImageOpts(filename) : filename, format };
 }
 
 class Bench {

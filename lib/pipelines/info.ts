@@ -1,11 +1,12 @@
 import { ImageError } from '../core/errors.ts';
 import { tracePoint } from '../core/trace.ts';
 import { drivers as allDrivers } from '../formats/index.ts';
-import { hasProtocol, type NodeSpec, parseFilename, parseImageOpts } from '../sources/filename.ts';
+import { hasProtocol } from '../sources/filename.ts';
 import { type OpenedImage, openImage } from '../sources/open.ts';
 import type { InfoValue, SnapshotInfo } from '../sources/source.ts';
 import type { Storage } from '../storage/storage.ts';
 import { displayName } from './display-name.ts';
+import { nodeOf } from './node.ts';
 import type { ImageReference, VerbOptions } from './reference.ts';
 
 /** What an image is: QAPI's `ImageInfo`, in camel case. Sizes in bytes. */
@@ -78,27 +79,6 @@ async function describe(reference: ImageReference, options: InfoOptions): Promis
     return await describeOpened(image, displayName(node));
   } finally {
     await image.close();
-  }
-}
-
-function nodeOf(reference: ImageReference): NodeSpec {
-  if ('file' in reference) return reference;
-  const { filename, format, imageOpts = false } = reference;
-  if (imageOpts) return parseImageOpts(filename);
-  const node = named(filename);
-  return { ...node, driver: format ?? node.driver };
-}
-
-/** What the text of a `json:` filename lacks is told as openImage tells it. */
-function named(filename: string): NodeSpec {
-  try {
-    return parseFilename(filename);
-  } catch (error) {
-    if (!(error instanceof ImageError)) throw error;
-    throw new ImageError(error.kind, `Could not open '${filename}': ${error.message}`, {
-      file: filename,
-      cause: error,
-    });
   }
 }
 

@@ -34,6 +34,19 @@ export function parseFilename(text: string): NodeSpec {
   return { driver: null, file: protocolOf(text), options: {}, backing: undefined, filename: text };
 }
 
+/** `parseFilename`, whose error says of which image, as that of opening it does. */
+export function parseNamed(filename: string): NodeSpec {
+  try {
+    return parseFilename(filename);
+  } catch (error) {
+    if (!(error instanceof ImageError)) throw error;
+    throw new ImageError(error.kind, `Could not open '${filename}': ${error.message}`, {
+      file: filename,
+      cause: error,
+    });
+  }
+}
+
 /** `--image-opts`: `key=value,key.sub=value`; a doubled comma stands for one. */
 export function parseImageOpts(text: string): NodeSpec {
   return nodeOf(nest(parseOptionString(text, text)), text);
