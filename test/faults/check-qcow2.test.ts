@@ -1,6 +1,7 @@
 import test from 'ava';
 import { ImageError } from '../../lib/core/errors.ts';
-import { checkQcow2, type Qcow2CheckReport } from '../../lib/sinks/qcow2/check/index.ts';
+import type { CheckReport } from '../../lib/sinks/checks.ts';
+import { checkQcow2 } from '../../lib/sinks/qcow2/check/index.ts';
 import { openQcow2 } from '../../lib/sources/qcow2/index.ts';
 import type { SourceRequest } from '../../lib/sources/source.ts';
 import { type Fault, faultyStorage, replayEvents, type StorageEvent } from '../../lib/storage/faulty.ts';
@@ -19,7 +20,7 @@ function requestFor(storage: Storage, writable: boolean): SourceRequest {
   return { storage, options: {}, writable, cache: 'writeback', gate };
 }
 
-function checked(storage: Storage, repair: 'all' | null): Promise<Qcow2CheckReport> {
+function checked(storage: Storage, repair: 'all' | null): Promise<CheckReport> {
   return checkQcow2({ ...requestFor(storage, repair !== null), repair, report: () => {} });
 }
 

@@ -1,6 +1,7 @@
 import test from 'ava';
 import { ImageError } from '../../lib/core/errors.ts';
-import { checkQcow2, type Qcow2CheckReport } from '../../lib/sinks/qcow2/check/index.ts';
+import type { CheckReport } from '../../lib/sinks/checks.ts';
+import { checkQcow2 } from '../../lib/sinks/qcow2/check/index.ts';
 import type { SourceRequest } from '../../lib/sources/source.ts';
 import { type MemoryStorage, memoryStorage } from '../../lib/storage/memory.ts';
 import { galleryTools, qcow2Gallery } from '../support/images.ts';
@@ -26,7 +27,7 @@ const MOST_LINES = 1_000_000;
 const GATE: SourceRequest['gate'] = { openStorage: async (reference) => memoryStorage(reference) };
 
 /** The report; null for a clear refusal. Anything else that is thrown fails the test. */
-async function checked(storage: MemoryStorage, repair: 'all' | 'leaks' | null): Promise<Qcow2CheckReport | null> {
+async function checked(storage: MemoryStorage, repair: 'all' | 'leaks' | null): Promise<CheckReport | null> {
   let lines = 0;
   const report = () => {
     lines += 1;

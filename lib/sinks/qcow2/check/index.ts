@@ -3,10 +3,10 @@ import { tracePoint } from '../../../core/trace.ts';
 import { inContext } from '../../../sources/qcow2/context.ts';
 import { openData } from '../../../sources/qcow2/data-file.ts';
 import { readHead } from '../../../sources/qcow2/head.ts';
-import type { SourceRequest } from '../../../sources/source.ts';
+import type { CheckReport, CheckRequest } from '../../checks.ts';
 import { hasStaleBitmaps } from './bitmaps.ts';
 import { type Comparison, RefcountComparison } from './compare.ts';
-import { CheckedImage, type Findings, type Fix, type Fragmentation, NO_FIX, noFindings } from './context.ts';
+import { CheckedImage, type Findings, type Fix, NO_FIX, noFindings } from './context.ts';
 import { CopiedCheck } from './copied.ts';
 import { clearDamageBits, forgetBitmaps, rewriteSnapshots } from './mend.ts';
 import { rebuildRefcounts } from './rebuild.ts';
@@ -15,22 +15,12 @@ import { readSnapshotTable, type SnapshotTable } from './snapshots.ts';
 
 const traceCheck = tracePoint('qcow2_check');
 
-export interface Qcow2CheckRequest extends SourceRequest {
-  repair: 'leaks' | 'all' | null;
-  report(line: string, named?: boolean): void;
-}
-
-export interface Qcow2CheckReport extends Findings, Fragmentation {
-  imageEndOffset: number;
-  totalClusters: number;
-}
-
 /**
  * Checks a qcow2 image: counts all references to its clusters and compares them with its refcounts, and looks at
  * everything on the way. Repairs in an order in which a kill leaves nothing worse than before: what is made anew is
  * complete before something refers to it, and what is freed is referred to by nothing.
  */
-export async function checkQcow2(request: Qcow2CheckRequest): Promise<Qcow2CheckReport> {
+export async function checkQcow2(request: CheckRequest): Promise<CheckReport> {
   try {
     return await new Check(await openChecked(request), fixOf(request.repair)).run();
   } catch (error) {
@@ -38,11 +28,11 @@ export async function checkQcow2(request: Qcow2CheckRequest): Promise<Qcow2Check
   }
 }
 
-function fixOf(repair: Qcow2CheckRequest['repair']): Fix {
+function fixOf(repair: CheckRequest['repair']): Fix {
   return { leaks: repair !== null, errors: repair === 'all' };
 }
 
-async function openChecked(request: Qcow2CheckRequest): Promise<CheckedImage> {
+async function openChecked(request: CheckRequest): Promise<CheckedImage> {
   const { storage } = request;
   const head = await readHead(storage, { forCheck: true });
   // Nothing in the data file is checked, but an image without it is not whole.
@@ -68,7 +58,7 @@ class Check {
     this.#repairs = fix.leaks || fix.errors;
   }
 
-  async run(): Promise<Qcow2CheckReport> {
+  async run(): Promise<CheckReport> {
     const image = this.#image;
     await this.#checkBitmaps();
     const snapshots = await readSnapshotTable(image, this.#fix);
