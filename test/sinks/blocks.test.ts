@@ -137,22 +137,6 @@ class ToyStore implements BlockStore {
     };
   }
 
-  get lock() {
-    return this.tables.lock;
-  }
-
-  pageEnd(block: number) {
-    return this.tables.pageEnd(block);
-  }
-
-  page(block: number) {
-    return this.tables.page(block);
-  }
-
-  pageForWrite(block: number) {
-    return this.tables.pageForWrite(block);
-  }
-
   async allocate(blocks: number) {
     // Fewer than were asked for, so that writes come in pieces.
     const count = Math.min(blocks, 3);

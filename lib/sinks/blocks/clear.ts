@@ -27,7 +27,7 @@ interface HostRange {
 export async function clearSegment(store: BlockStore, request: ClearRequest): Promise<GuestRange[]> {
   const hosts: HostRange[] = [];
   const left: GuestRange[] = [];
-  await store.lock.run(() => clearEntries(store, request, hosts, left));
+  await store.tables.lock.run(() => clearEntries(store, request, hosts, left));
   for (const { host, length } of hosts) {
     if (request.clearing === 'discard') await store.data.discard(host, length);
     else await store.data.zero(host, length, { unmap: request.clearing === 'unmap' });
@@ -37,7 +37,7 @@ export async function clearSegment(store: BlockStore, request: ClearRequest): Pr
 
 async function clearEntries(store: BlockStore, request: ClearRequest, hosts: HostRange[], left: GuestRange[]) {
   const first = Math.floor(request.start / store.blockSize);
-  const looked = await store.page(first);
+  const looked = await store.tables.page(first);
   const page = looked ?? (await pageToMark(store, request));
   // No page and nothing behind it: reads as zeros already.
   if (page === null) return;
@@ -52,7 +52,7 @@ async function clearEntries(store: BlockStore, request: ClearRequest, hosts: Hos
 
 async function pageToMark(store: BlockStore, { start, clearing }: ClearRequest): Promise<TablePage | null> {
   if (clearing === 'discard' || !isBacked(store, start)) return null;
-  return store.pageForWrite(Math.floor(start / store.blockSize));
+  return store.tables.pageForWrite(Math.floor(start / store.blockSize));
 }
 
 /** Whether guest bytes from `offset` on that this layer leaves unallocated may come from a backing file. */

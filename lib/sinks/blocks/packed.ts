@@ -30,8 +30,8 @@ export async function writePacked(
     throw new ImageError('invalid', 'A compressed write must cover one block', { file, format, offset });
   }
   const block = offset / blockSize;
-  const { page, host } = await store.lock.run(async () => {
-    const page = await store.pageForWrite(block);
+  const { page, host } = await store.tables.lock.run(async () => {
+    const page = await store.tables.pageForWrite(block);
     try {
       return { page, host: await packing.reserve(packed.length) };
     } catch (error) {

@@ -12,6 +12,18 @@ export interface TablePage {
   release(): void;
 }
 
+/** The block table, page by page. All but `pageEnd` is called with `lock` held. */
+export interface TablePages {
+  /** Held by whoever works on tables and space. */
+  readonly lock: Mutex;
+  /** The first block that `block`'s page does not hold any more. */
+  pageEnd(block: number): number;
+  /** The page that holds `block`, for looking; null where there is none: all its blocks are unallocated. */
+  page(block: number): Promise<TablePage | null>;
+  /** The page that holds `block`, for changing; made where there is none. */
+  pageForWrite(block: number): Promise<TablePage>;
+}
+
 /** Host space for new blocks. */
 export interface Allocation {
   /** Host offset of the first block's bytes. */
@@ -24,7 +36,7 @@ export interface Allocation {
 
 /**
  * What a format with block tables must be able to do so that BlockTarget can write it. The methods that concern
- * tables and space (`page` to `resize`) are called with `lock` held; `page.entry` and `page.set` without an await
+ * tables and space are called with `tables.lock` held; `page.entry` and `page.set` without an await
  * between what they decide.
  */
 export interface BlockStore {
@@ -50,15 +62,8 @@ export interface BlockStore {
   /** The reading half: it must see every entry that was set, and reads bytes from `data`. */
   readonly source: Source;
 
-  /** Held by whoever works on tables and space. */
-  readonly lock: Mutex;
-
-  /** The first block that `block`'s page does not hold any more. */
-  pageEnd(block: number): number;
-  /** The page that holds `block`, for looking; null where there is none: all its blocks are unallocated. */
-  page(block: number): Promise<TablePage | null>;
-  /** The page that holds `block`, for changing; made where there is none. */
-  pageForWrite(block: number): Promise<TablePage>;
+  /** The pages of its table. */
+  readonly tables: TablePages;
   /** Space for `blocks` blocks next to each other, or for fewer. `first`: the guest block that will lie there. */
   allocate(blocks: number, first: number): Promise<Allocation>;
   /** Takes back what was allocated for a write that failed: nothing refers to it. */

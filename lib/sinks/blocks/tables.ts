@@ -3,7 +3,7 @@ import { absentPages, PageView, pageBytes, type TableShape } from '../../sources
 import type { Storage } from '../../storage/storage.ts';
 import { Mutex } from '../locks.ts';
 import { type Page, PageCache, writePages } from '../pages.ts';
-import type { TablePage } from './store.ts';
+import type { TablePage, TablePages } from './store.ts';
 
 /** A table that can be changed. */
 export interface WritableShape extends TableShape {
@@ -34,7 +34,7 @@ const CACHE_BYTES = 4 * 1024 * 1024;
  * Pages of a block table with the changes that the file doesn't have yet. It is also the table for reading: a
  * BlockSource on it sees each entry as soon as it is set.
  */
-export class WritableTables implements BlockTables {
+export class WritableTables implements BlockTables, TablePages {
   /** Held by whoever works on the tables; a store hands it on as its own. */
   readonly lock = new Mutex();
   readonly #options: WritableTablesOptions;
@@ -68,14 +68,14 @@ export class WritableTables implements BlockTables {
     return Math.min(blocks, (Math.floor(block / pageEntries) + 1) * pageEntries);
   }
 
-  /** See BlockStore.page. */
+  /** See TablePages.page. */
   async page(block: number): Promise<TablePage | null> {
     const index = Math.floor(block / this.#shape.pageEntries);
     const offset = this.#shape.pageOffset(index);
     return offset < 0 ? null : this.#pin(index, await this.#load(index, offset));
   }
 
-  /** See BlockStore.pageForWrite. */
+  /** See TablePages.pageForWrite. */
   async pageForWrite(block: number): Promise<PinnedPage> {
     const { pageEntries, entrySize } = this.#shape;
     const index = Math.floor(block / pageEntries);

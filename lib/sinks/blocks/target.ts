@@ -76,7 +76,7 @@ export class BlockTarget implements Target {
       const release = await this.#locks.acquire(0, Number.MAX_SAFE_INTEGER);
       try {
         await this.flush();
-        await this.#store.lock.run(work);
+        await this.#store.tables.lock.run(work);
       } finally {
         release();
       }
@@ -112,7 +112,7 @@ export class BlockTarget implements Target {
   flush(): Promise<void> {
     const { storage, data } = this.#store;
     return this.#inContext(() =>
-      this.#store.lock.run(async () => {
+      this.#store.tables.lock.run(async () => {
         await this.#store.commit();
         if (data !== storage) await data.flush();
         await storage.flush();
@@ -153,7 +153,7 @@ export class BlockTarget implements Target {
     // Nobody writes meanwhile: a store may move its table.
     const release = await this.#locks.acquire(0, Number.MAX_SAFE_INTEGER);
     try {
-      await store.lock.run(async () => store.resize?.(size));
+      await store.tables.lock.run(async () => store.resize?.(size));
     } finally {
       release();
     }
@@ -168,7 +168,7 @@ export class BlockTarget implements Target {
     await this.#locks.settle();
     if (traceClose.enabled) traceClose.emit({ file: this.name, format: this.format, fresh: store.fresh });
     try {
-      await store.lock.run(async () => {
+      await store.tables.lock.run(async () => {
         await store.commit();
         if (store.fresh || this.#beginning !== null) await store.complete();
       });
@@ -185,7 +185,7 @@ export class BlockTarget implements Target {
     await this.#locks.settle();
     // An existing image keeps what was written so far, as a valid image.
     if (!store.fresh) {
-      await store.lock
+      await store.tables.lock
         .run(async () => {
           await store.commit();
           if (this.#beginning !== null) await store.complete();
@@ -216,7 +216,7 @@ export class BlockTarget implements Target {
   }
 
   #begin(): Promise<void> {
-    this.#beginning ??= this.#store.lock.run(async () => this.#store.begin?.());
+    this.#beginning ??= this.#store.tables.lock.run(async () => this.#store.begin?.());
     return this.#beginning;
   }
 
@@ -244,7 +244,7 @@ export class BlockTarget implements Target {
   async #eachPage(from: number, to: number, work: (part: GuestRange) => Promise<void>): Promise<void> {
     const { blockSize } = this.#store;
     for (let start = from; start < to; ) {
-      const end = Math.min(to, this.#store.pageEnd(Math.floor(start / blockSize)) * blockSize);
+      const end = Math.min(to, this.#store.tables.pageEnd(Math.floor(start / blockSize)) * blockSize);
       const release = await this.#locks.acquire(Math.floor(start / blockSize), Math.ceil(end / blockSize) - 1);
       try {
         await work({ start, end });

@@ -34,12 +34,12 @@ const COPY_BYTES = 1024 * 1024;
  * holds the blocks.
  */
 export async function writeSegment(store: BlockStore, segment: Segment): Promise<void> {
-  const { page, pieces } = await store.lock.run(() => plan(store, segment));
+  const { page, pieces } = await store.tables.lock.run(() => plan(store, segment));
   try {
     try {
       for (const piece of pieces) await writePiece(store, { segment, piece, page });
     } catch (error) {
-      await store.lock.run(async () => takeBack(store, pieces));
+      await store.tables.lock.run(async () => takeBack(store, pieces));
       throw error;
     }
     // Without an await: nobody sees half of it.
@@ -63,7 +63,7 @@ async function plan(store: BlockStore, segment: Segment): Promise<{ page: TableP
   const pieces: Piece[] = [];
   const first = Math.floor(segment.start / blockSize);
   const stop = Math.ceil(segment.end / blockSize);
-  const page = await store.pageForWrite(first);
+  const page = await store.tables.pageForWrite(first);
   try {
     for (let block = first; block < stop; ) {
       const piece = await nextPiece(store, page, block, stop);

@@ -18,7 +18,7 @@ import { inContext } from '../../sources/context.ts';
 import { hasBindingFeature } from '../../sources/parallels/extension.ts';
 import { readParallelsHeader } from '../../sources/parallels/index.ts';
 import type { Storage } from '../../storage/storage.ts';
-import { cleanReport, type ImageCheckReport, type ImageCheckRequest } from '../checks.ts';
+import { type CheckReport, type CheckRequest, cleanReport } from '../checks.ts';
 
 const traceCheck = tracePoint('parallels_check');
 
@@ -30,7 +30,7 @@ const PIECE_BYTES = 1024 * 1024;
  * file goes on behind the last of them. QEMU repairs clusters and the mark of an open image for `all`, space at the end
  * for `leaks` too.
  */
-export async function checkParallels(request: ImageCheckRequest): Promise<ImageCheckReport> {
+export async function checkParallels(request: CheckRequest): Promise<CheckReport> {
   const { storage } = request;
   try {
     const header = await readParallelsHeader(storage);
@@ -44,7 +44,7 @@ export async function checkParallels(request: ImageCheckRequest): Promise<ImageC
 }
 
 class Check {
-  readonly report: ImageCheckReport & { allocatedClusters: number; fragmentedClusters: number };
+  readonly report: CheckReport & { allocatedClusters: number; fragmentedClusters: number };
   readonly #storage: Storage;
   readonly #header: ParallelsHeader;
   readonly #geometry: ParallelsGeometry;
@@ -57,7 +57,7 @@ class Check {
   /** What makes entries point into space that is new to the file is gone. */
   #mayGrow = true;
 
-  constructor({ storage, repair, report }: ImageCheckRequest, header: ParallelsHeader) {
+  constructor({ storage, repair, report }: CheckRequest, header: ParallelsHeader) {
     this.#storage = storage;
     this.#header = header;
     this.#geometry = parallelsGeometry(header);

@@ -19,7 +19,7 @@ import type { Preallocation } from '../../sources/parallels/runtime-options.ts';
 import { parallelsShape } from '../../sources/parallels/shape.ts';
 import type { Source } from '../../sources/source.ts';
 import type { Storage } from '../../storage/storage.ts';
-import type { Allocation, BlockStore, TablePage } from '../blocks/store.ts';
+import type { Allocation, BlockStore } from '../blocks/store.ts';
 import { WritableTables } from '../blocks/tables.ts';
 
 export interface ParallelsStoreOptions {
@@ -48,7 +48,7 @@ export class ParallelsStore implements BlockStore {
   readonly source: Source;
   readonly #header: ParallelsHeader;
   readonly #geometry: ParallelsGeometry;
-  readonly #tables: WritableTables;
+  readonly tables: WritableTables;
   readonly #preallocation: Preallocation | null;
   #end: number;
   /** Nothing was ever written from here on: a file reads as zeros there. */
@@ -69,7 +69,7 @@ export class ParallelsStore implements BlockStore {
     this.#preallocation = storage.fixedSize ? null : preallocation;
     this.#end = nextCluster(end, header, geometry);
     this.#untouched = storage.fixedSize ? Number.POSITIVE_INFINITY : this.#end;
-    this.#tables = new WritableTables({
+    this.tables = new WritableTables({
       storage,
       format: this.format,
       shape: {
@@ -80,23 +80,7 @@ export class ParallelsStore implements BlockStore {
       what: 'BAT page',
       commit: () => this.commit(),
     });
-    this.source = parallelsSource({ storage, header, tables: this.#tables, writable: true });
-  }
-
-  get lock() {
-    return this.#tables.lock;
-  }
-
-  pageEnd(block: number): number {
-    return this.#tables.pageEnd(block);
-  }
-
-  page(block: number): Promise<TablePage | null> {
-    return this.#tables.page(block);
-  }
-
-  pageForWrite(block: number): Promise<TablePage> {
-    return this.#tables.pageForWrite(block);
+    this.source = parallelsSource({ storage, header, tables: this.tables, writable: true });
   }
 
   async allocate(blocks: number): Promise<Allocation> {
@@ -130,7 +114,7 @@ export class ParallelsStore implements BlockStore {
   }
 
   async commit(): Promise<void> {
-    await this.#tables.write(async () => {
+    await this.tables.write(async () => {
       if (!this.fresh) await this.storage.flush();
     });
   }

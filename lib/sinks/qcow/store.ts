@@ -4,9 +4,8 @@ import { encodeQcowHead, QCOW_HEADER, TABLE_ENTRY } from '../../layouts/qcow.ts'
 import { type FirstTable, type QcowHead, qcowShape, qcowSource } from '../../sources/qcow/index.ts';
 import type { Source } from '../../sources/source.ts';
 import type { Storage } from '../../storage/storage.ts';
-import type { Allocation, BlockStore, TablePage } from '../blocks/store.ts';
-import { type PinnedPage, WritableTables } from '../blocks/tables.ts';
-import type { Mutex } from '../locks.ts';
+import type { Allocation, BlockStore } from '../blocks/store.ts';
+import { WritableTables } from '../blocks/tables.ts';
 import { QcowPacking } from './packing.ts';
 
 const traceCommit = tracePoint('qcow_commit');
@@ -41,7 +40,7 @@ export class QcowStore implements BlockStore {
   readonly packing: QcowPacking;
   readonly #head: QcowHead;
   readonly #l1: FirstTable;
-  readonly #tables: WritableTables;
+  readonly tables: WritableTables;
   #end: number;
 
   constructor({ storage, head, l1, fresh, end, backing }: QcowStoreOptions) {
@@ -56,8 +55,8 @@ export class QcowStore implements BlockStore {
     this.#head = head;
     this.#l1 = l1;
     this.#end = end;
-    this.#tables = this.#makeTables();
-    this.source = qcowSource({ storage, head, tables: this.#tables, writable: true });
+    this.tables = this.#makeTables();
+    this.source = qcowSource({ storage, head, tables: this.tables, writable: true });
     const { clusterBits } = head.geometry;
     this.packing = new QcowPacking({ storage, clusterBits, take: (length) => this.#take(length, 1) });
   }
@@ -79,22 +78,6 @@ export class QcowStore implements BlockStore {
         },
       },
     });
-  }
-
-  get lock(): Mutex {
-    return this.#tables.lock;
-  }
-
-  pageEnd(block: number): number {
-    return this.#tables.pageEnd(block);
-  }
-
-  page(block: number): Promise<TablePage | null> {
-    return this.#tables.page(block);
-  }
-
-  pageForWrite(block: number): Promise<PinnedPage> {
-    return this.#tables.pageForWrite(block);
   }
 
   async allocate(blocks: number): Promise<Allocation> {
@@ -119,8 +102,8 @@ export class QcowStore implements BlockStore {
    */
   async commit(): Promise<void> {
     if (traceCommit.enabled) traceCommit.emit({ file: this.name, l1: this.#l1.changed });
-    if (this.fresh) return this.#tables.write();
-    await this.#tables.write(() => this.storage.flush());
+    if (this.fresh) return this.tables.write();
+    await this.tables.write(() => this.storage.flush());
     if (!this.#l1.changed) return;
     await this.storage.flush();
     await this.#writeL1();

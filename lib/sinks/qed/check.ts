@@ -4,7 +4,7 @@ import { encodeQedHeader, Feature, type QedHeader } from '../../layouts/qed/inde
 import { inContext } from '../../sources/context.ts';
 import { readQedHead } from '../../sources/qed/head.ts';
 import type { Storage } from '../../storage/storage.ts';
-import type { ImageCheckReport, ImageCheckRequest } from '../checks.ts';
+import type { CheckReport, CheckRequest } from '../checks.ts';
 import { walkQed } from './walk.ts';
 
 const traceCheck = tracePoint('qed_check');
@@ -14,7 +14,7 @@ const traceCheck = tracePoint('qed_check');
  * `all`, and takes no leak back. The need-check bit goes where nothing is wrong any more; QEMU clears it also where
  * clusters are used twice, and whoever writes to one then changes the other.
  */
-export async function checkQed({ storage, repair }: ImageCheckRequest): Promise<ImageCheckReport> {
+export async function checkQed({ storage, repair }: CheckRequest): Promise<CheckReport> {
   try {
     const { header } = await readQedHead(storage);
     const fix = repair !== null;

@@ -20,7 +20,7 @@ import { qedSource } from '../../sources/qed/index.ts';
 import { qedShape } from '../../sources/qed/shape.ts';
 import type { BackingReference, Source } from '../../sources/source.ts';
 import type { Storage } from '../../storage/storage.ts';
-import type { Allocation, BlockStore, TablePage } from '../blocks/store.ts';
+import type { Allocation, BlockStore } from '../blocks/store.ts';
 import { WritableTables } from '../blocks/tables.ts';
 import { checkBackingName, checkDiskSize, featuresFor } from './options.ts';
 import { TablePlaces } from './places.ts';
@@ -53,7 +53,7 @@ export class QedStore implements BlockStore {
   readonly canZero = true;
   readonly source: Source;
   readonly #header: QedHeader;
-  readonly #tables: WritableTables;
+  readonly tables: WritableTables;
   readonly #places: TablePlaces;
   #l1: Buffer;
   /** Entries [from, to) of the L1 table that the file doesn't have yet. */
@@ -77,14 +77,14 @@ export class QedStore implements BlockStore {
     this.#places.checkApart(storage.name);
     this.#end = end;
     this.#untouched = storage.fixedSize ? Number.POSITIVE_INFINITY : end;
-    this.#tables = new WritableTables({
+    this.tables = new WritableTables({
       storage,
       format: this.format,
       shape: this.#shape(),
       what: 'L2 table',
       commit: () => this.commit(),
     });
-    this.source = qedSource({ storage, header, backing: reference, tables: this.#tables, writable: true });
+    this.source = qedSource({ storage, header, backing: reference, tables: this.tables, writable: true });
   }
 
   #shape() {
@@ -111,22 +111,6 @@ export class QedStore implements BlockStore {
     return this.#header.size;
   }
 
-  get lock() {
-    return this.#tables.lock;
-  }
-
-  pageEnd(block: number): number {
-    return this.#tables.pageEnd(block);
-  }
-
-  page(block: number): Promise<TablePage | null> {
-    return this.#tables.page(block);
-  }
-
-  pageForWrite(block: number): Promise<TablePage> {
-    return this.#tables.pageForWrite(block);
-  }
-
   async allocate(blocks: number): Promise<Allocation> {
     const host = this.#take(blocks * this.blockSize);
     return { host, blocks, fresh: host >= this.#untouched };
@@ -149,11 +133,11 @@ export class QedStore implements BlockStore {
   /** Data, then L2 tables, then the L1 table: whatever is referred to is on the disk before. */
   async commit(): Promise<void> {
     const l1Dirty = this.#l1From < this.#l1To;
-    if (!this.#tables.dirty && !l1Dirty) return;
+    if (!this.tables.dirty && !l1Dirty) return;
     if (traceCommit.enabled) traceCommit.emit({ file: this.name, l1: l1Dirty, end: this.#end });
     const l1 = this.#takeL1();
     try {
-      await this.#tables.write(() => this.#barrier());
+      await this.tables.write(() => this.#barrier());
       if (l1 === null) return;
       await this.#barrier();
       await this.storage.write(this.#header.l1Offset + l1.from * ENTRY_BYTES, l1.bytes);
@@ -214,10 +198,10 @@ export class QedStore implements BlockStore {
   /** A disk that gets longer again must not show what it held. */
   async #forgetBehind(size: number): Promise<void> {
     const stop = Math.ceil(this.size / this.blockSize);
-    for (let block = Math.ceil(size / this.blockSize); block < stop; block = this.pageEnd(block)) {
-      const page = await this.page(block);
+    for (let block = Math.ceil(size / this.blockSize); block < stop; block = this.tables.pageEnd(block)) {
+      const page = await this.tables.page(block);
       if (page === null) continue;
-      const end = Math.min(stop, this.pageEnd(block));
+      const end = Math.min(stop, this.tables.pageEnd(block));
       for (let each = block; each < end; each += 1) {
         if (page.entry(each) !== Block.unallocated) page.set(each, Block.unallocated);
       }

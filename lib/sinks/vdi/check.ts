@@ -5,7 +5,7 @@ import { isAllocated, MAP_ENTRY, type VdiHeader } from '../../layouts/vdi.ts';
 import { inContext } from '../../sources/context.ts';
 import { readVdiHeader } from '../../sources/vdi/index.ts';
 import type { Storage } from '../../storage/storage.ts';
-import { cleanReport, type ImageCheckReport, type ImageCheckRequest } from '../checks.ts';
+import { type CheckReport, type CheckRequest, cleanReport } from '../checks.ts';
 
 const traceCheck = tracePoint('vdi_check');
 
@@ -15,7 +15,7 @@ const READ_BYTES = 1024 * 1024;
  * Checks a VDI image as QEMU does: each block has one place, among as many as the map has entries, and the header
  * counts them right. Nothing of it can be repaired without a guess: QEMU refuses that too.
  */
-export async function checkVdi({ storage, repair, report }: ImageCheckRequest): Promise<ImageCheckReport> {
+export async function checkVdi({ storage, repair, report }: CheckRequest): Promise<CheckReport> {
   try {
     if (repair !== null) throw new ImageError('unsupported', 'This image format does not support checks');
     const header = await readVdiHeader(storage);

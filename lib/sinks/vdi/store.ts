@@ -10,9 +10,8 @@ import {
 import type { Source } from '../../sources/source.ts';
 import { vdiShape, vdiSource } from '../../sources/vdi/index.ts';
 import type { Storage } from '../../storage/storage.ts';
-import type { Allocation, BlockStore, TablePage } from '../blocks/store.ts';
+import type { Allocation, BlockStore } from '../blocks/store.ts';
 import { WritableTables } from '../blocks/tables.ts';
-import type { Mutex } from '../locks.ts';
 import { findUsedBlocks, UsedBlocks } from './used-blocks.ts';
 import { newUuid } from './uuid.ts';
 
@@ -31,7 +30,7 @@ export class VdiStore implements BlockStore {
   readonly canZero = false;
   readonly source: Source;
   readonly #header: VdiHeader;
-  readonly #tables: WritableTables;
+  readonly tables: WritableTables;
   /** Null until the first block is allocated in an image that exists. */
   #used: UsedBlocks | null;
   /** What the header in the file says. */
@@ -47,7 +46,7 @@ export class VdiStore implements BlockStore {
     this.#writtenCount = header.allocated;
     this.#used = fresh && header.allocated === 0 ? new UsedBlocks(header.blocks) : null;
     const { dataOffset } = header;
-    this.#tables = new WritableTables({
+    this.tables = new WritableTables({
       storage,
       format: this.format,
       what: 'block map',
@@ -60,27 +59,11 @@ export class VdiStore implements BlockStore {
         },
       },
     });
-    this.source = vdiSource({ storage, header, tables: this.#tables, writable: true });
+    this.source = vdiSource({ storage, header, tables: this.tables, writable: true });
   }
 
   get size(): number {
     return this.#header.size;
-  }
-
-  get lock(): Mutex {
-    return this.#tables.lock;
-  }
-
-  pageEnd(block: number): number {
-    return this.#tables.pageEnd(block);
-  }
-
-  page(block: number): Promise<TablePage | null> {
-    return this.#tables.page(block);
-  }
-
-  pageForWrite(block: number): Promise<TablePage> {
-    return this.#tables.pageForWrite(block);
   }
 
   async allocate(wanted: number): Promise<Allocation> {
@@ -100,11 +83,11 @@ export class VdiStore implements BlockStore {
    * those that are in the map and not counted.
    */
   async commit(): Promise<void> {
-    if (!this.#tables.dirty) return;
+    if (!this.tables.dirty) return;
     if (traceCommit.enabled) traceCommit.emit({ file: this.name, allocated: this.#count });
-    if (this.fresh) return this.#tables.write();
+    if (this.fresh) return this.tables.write();
     const count = this.#count;
-    await this.#tables.write(async () => {
+    await this.tables.write(async () => {
       await this.#writeCount(count);
       await this.storage.flush();
     });

@@ -11,7 +11,7 @@ import {
 import { inContext } from '../../sources/context.ts';
 import { readHead, type VhdxHead } from '../../sources/vhdx/head.ts';
 import { readPadded, type Storage } from '../../storage/storage.ts';
-import { cleanReport, type ImageCheckReport, type ImageCheckRequest } from '../checks.ts';
+import { type CheckReport, type CheckRequest, cleanReport } from '../checks.ts';
 import { checkLog, replayLog } from './replay.ts';
 
 const traceCheck = tracePoint('vhdx_check');
@@ -27,7 +27,7 @@ const OVERFLOW = 2n ** 63n;
  * Checks a VHDX image as QEMU does: the blocks that the BAT calls present lie in the file, and not where structures are.
  * To repair is to replay the log. What is wrong with a block can't be told, and stays.
  */
-export async function checkVhdx({ storage, repair, report }: ImageCheckRequest): Promise<ImageCheckReport> {
+export async function checkVhdx({ storage, repair, report }: CheckRequest): Promise<CheckReport> {
   try {
     const found = await readHead(storage);
     const replay = repair !== null && found.header.logGuid !== NO_GUID;

@@ -12,7 +12,7 @@ import { BlockSource } from '../../sources/block-source.ts';
 import { Block } from '../../sources/block-table.ts';
 import type { VhdxHead } from '../../sources/vhdx/head.ts';
 import type { Storage } from '../../storage/storage.ts';
-import type { Allocation, BlockStore, TablePage } from '../blocks/store.ts';
+import type { Allocation, BlockStore } from '../blocks/store.ts';
 import { WritableTables } from '../blocks/tables.ts';
 import { VhdxHeaders } from './headers.ts';
 import { Journal } from './journal.ts';
@@ -53,7 +53,7 @@ export class VhdxStore implements BlockStore {
   readonly #headers: VhdxHeaders;
   /** Null for a new file: nobody reads it before it is complete. */
   readonly #journal: Journal | null;
-  readonly #tables: WritableTables;
+  readonly tables: WritableTables;
   #end: number;
   /** From here on the file has never been written to. */
   #blankFrom: number;
@@ -72,7 +72,7 @@ export class VhdxStore implements BlockStore {
     this.#blankFrom = storage.fixedSize ? Number.POSITIVE_INFINITY : end;
     this.#headers = new VhdxHeaders(storage, header, slot);
     this.#journal = fresh ? null : new Journal(storage, this.#headers);
-    this.#tables = new WritableTables({
+    this.tables = new WritableTables({
       storage: this.#journal ?? storage,
       format: FORMAT,
       shape: batShape(head),
@@ -84,7 +84,7 @@ export class VhdxStore implements BlockStore {
       storage,
       size: () => this.size,
       blockSize: this.blockSize,
-      tables: this.#tables,
+      tables: this.tables,
       describe: () => ({ clusterSize: this.blockSize }),
       writable: true,
       opaque: true,
@@ -93,22 +93,6 @@ export class VhdxStore implements BlockStore {
 
   get size(): number {
     return this.#head.parameters.size;
-  }
-
-  get lock() {
-    return this.#tables.lock;
-  }
-
-  pageEnd(block: number): number {
-    return this.#tables.pageEnd(block);
-  }
-
-  page(block: number): Promise<TablePage | null> {
-    return this.#tables.page(block);
-  }
-
-  pageForWrite(block: number): Promise<TablePage> {
-    return this.#tables.pageForWrite(block);
   }
 
   async allocate(blocks: number): Promise<Allocation> {
@@ -132,9 +116,9 @@ export class VhdxStore implements BlockStore {
 
   async commit(): Promise<void> {
     const journal = this.#journal;
-    if (journal === null) return this.#tables.write();
-    if (!this.#tables.dirty && !journal.dirty) return;
-    await this.#tables.write();
+    if (journal === null) return this.tables.write();
+    if (!this.tables.dirty && !journal.dirty) return;
+    await this.tables.write();
     await this.#commitJournal(journal);
   }
 
@@ -198,8 +182,8 @@ export class VhdxStore implements BlockStore {
   async #clearEntries(first: number, end: number): Promise<void> {
     const { leaveAllocated } = this.#head.parameters;
     for (let block = first; block < end; ) {
-      const stop = Math.min(end, this.pageEnd(block));
-      const page = await this.pageForWrite(block);
+      const stop = Math.min(end, this.tables.pageEnd(block));
+      const page = await this.tables.pageForWrite(block);
       const empty = this.#options.blockStateZero ? Block.zero : Block.unallocated;
       for (; block < stop; block += 1) page.set(block, leaveAllocated ? (await this.allocate(1)).host : empty);
       page.release();

@@ -6,7 +6,7 @@ import { Block, type BlockTables } from '../../sources/block-table.ts';
 import { inContext } from '../../sources/context.ts';
 import type { VmdkExtent } from '../../sources/vmdk/image.ts';
 import { openVmdk } from '../../sources/vmdk/index.ts';
-import { cleanReport, type ImageCheckReport, type ImageCheckRequest } from '../checks.ts';
+import { type CheckReport, type CheckRequest, cleanReport } from '../checks.ts';
 
 const traceCheck = tracePoint('vmdk_check');
 
@@ -15,7 +15,7 @@ const traceCheck = tracePoint('vmdk_check');
  * and nothing can be repaired. Grains in the metadata and tables past the end of the file, which QEMU passes over, are
  * errors here as they are for whoever reads the image.
  */
-export async function checkVmdk(request: ImageCheckRequest): Promise<ImageCheckReport> {
+export async function checkVmdk(request: CheckRequest): Promise<CheckReport> {
   const { storage, repair, report } = request;
   try {
     if (repair !== null) throw new ImageError('unsupported', 'This image format does not support checks');

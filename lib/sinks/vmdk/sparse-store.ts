@@ -14,9 +14,8 @@ import type { BlockSource } from '../../sources/block-source.ts';
 import { GrainShape, rulesOf } from '../../sources/vmdk/grain-shape.ts';
 import { sparseReaderOf } from '../../sources/vmdk/readers.ts';
 import type { Storage } from '../../storage/storage.ts';
-import type { Allocation, BlockStore, TablePage } from '../blocks/store.ts';
+import type { Allocation, BlockStore } from '../blocks/store.ts';
 import { WritableTables } from '../blocks/tables.ts';
-import type { Mutex } from '../locks.ts';
 import { GrainTables } from './grain-tables.ts';
 
 export interface SparseStoreOptions {
@@ -46,7 +45,7 @@ export class SparseStore implements BlockStore {
   readonly canZero: boolean;
   readonly source: BlockSource;
   readonly #options: SparseStoreOptions;
-  readonly #tables: WritableTables;
+  readonly tables: WritableTables;
   readonly #grains: GrainTables;
   /** Where the next grain goes. */
   #end: number;
@@ -72,7 +71,7 @@ export class SparseStore implements BlockStore {
       redundant,
       reserve: (bytes) => this.#reserve(alignUp(bytes, this.blockSize)),
     });
-    this.#tables = new WritableTables({
+    this.tables = new WritableTables({
       storage,
       format: this.format,
       shape: this.#grains,
@@ -80,23 +79,7 @@ export class SparseStore implements BlockStore {
       commit: () => this.commit(),
       mirrors: redundant === null ? undefined : (offset) => this.#grains.mirrors(offset),
     });
-    this.source = sparseReaderOf({ storage, header, tables: this.#tables, writable: true });
-  }
-
-  get lock(): Mutex {
-    return this.#tables.lock;
-  }
-
-  pageEnd(block: number): number {
-    return this.#tables.pageEnd(block);
-  }
-
-  page(block: number): Promise<TablePage | null> {
-    return this.#tables.page(block);
-  }
-
-  pageForWrite(block: number): Promise<TablePage> {
-    return this.#tables.pageForWrite(block);
+    this.source = sparseReaderOf({ storage, header, tables: this.tables, writable: true });
   }
 
   async allocate(blocks: number): Promise<Allocation> {
@@ -110,7 +93,7 @@ export class SparseStore implements BlockStore {
 
   async commit(): Promise<void> {
     const { storage, fresh } = this.#options;
-    await this.#tables.write(fresh ? undefined : () => storage.flush());
+    await this.tables.write(fresh ? undefined : () => storage.flush());
     const entries = this.#grains.takeDirty();
     if (entries.length === 0) return;
     if (!fresh) await storage.flush();

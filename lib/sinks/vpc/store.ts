@@ -4,9 +4,8 @@ import { encodeDynamicHeader, FOOTER_SIZE, MAX_SECTORS, SECTOR } from '../../lay
 import { BlockSource } from '../../sources/block-source.ts';
 import type { DynamicHead } from '../../sources/vpc/head.ts';
 import type { Storage } from '../../storage/storage.ts';
-import type { Allocation, BlockStore, TablePage } from '../blocks/store.ts';
+import type { Allocation, BlockStore } from '../blocks/store.ts';
 import { WritableTables } from '../blocks/tables.ts';
-import type { Mutex } from '../locks.ts';
 import { WholeBitmaps } from './bitmaps.ts';
 import { endOfTable, entriesFor, HEADER_OFFSET, newDynamicHead, TABLE_OFFSET } from './new-head.ts';
 import { shapeOf, type VpcSettings } from './options.ts';
@@ -42,7 +41,7 @@ export class VpcStore implements BlockStore {
   readonly canZero = false;
   readonly source: BlockSource;
   readonly resize?: (size: number) => Promise<void>;
-  readonly #tables: WritableTables;
+  readonly tables: WritableTables;
   readonly #bitmaps: WholeBitmaps;
   #head: DynamicHead;
   #end: number;
@@ -61,7 +60,7 @@ export class VpcStore implements BlockStore {
     this.#bitmaps = new WholeBitmaps(storage, head.bitmapBytes);
     const shape = writableShape(() => this.#head);
     const { format, blockSize } = this;
-    this.#tables = new WritableTables({
+    this.tables = new WritableTables({
       storage,
       format,
       shape,
@@ -73,7 +72,7 @@ export class VpcStore implements BlockStore {
       storage,
       size: () => this.size,
       blockSize,
-      tables: this.#tables,
+      tables: this.tables,
       describe: () => ({ clusterSize: blockSize }),
       writable: true,
     });
@@ -82,22 +81,6 @@ export class VpcStore implements BlockStore {
 
   get size(): number {
     return this.#head.size;
-  }
-
-  get lock(): Mutex {
-    return this.#tables.lock;
-  }
-
-  pageEnd(block: number): number {
-    return this.#tables.pageEnd(block);
-  }
-
-  page(block: number): Promise<TablePage | null> {
-    return this.#tables.page(block);
-  }
-
-  pageForWrite(block: number): Promise<TablePage> {
-    return this.#tables.pageForWrite(block);
   }
 
   /** One block: a bitmap lies between it and the next. */
@@ -125,8 +108,8 @@ export class VpcStore implements BlockStore {
   }
 
   async commit(): Promise<void> {
-    if (this.fresh) return this.#tables.write();
-    await this.#tables.write(async () => {
+    if (this.fresh) return this.tables.write();
+    await this.tables.write(async () => {
       await this.#writeFooter();
       await this.storage.flush();
     });
@@ -169,9 +152,9 @@ export class VpcStore implements BlockStore {
   /** Blocks behind a new, smaller end. */
   async #forget(from: number, to: number): Promise<void> {
     for (let block = from; block < to; ) {
-      const page = await this.pageForWrite(block);
+      const page = await this.tables.pageForWrite(block);
       try {
-        for (const end = Math.min(to, this.pageEnd(block)); block < end; block += 1) page.set(block, -1);
+        for (const end = Math.min(to, this.tables.pageEnd(block)); block < end; block += 1) page.set(block, -1);
       } finally {
         page.release();
       }
