@@ -1,4 +1,5 @@
 import type { AnyOptionValues, OptionSchema } from '../core/options.ts';
+import type { Secrets } from '../crypto/secrets.ts';
 import type { CheckReport, CheckRequest } from '../sinks/checks.ts';
 import type { ExtentPlan, Target } from '../sinks/target.ts';
 import type {
@@ -25,6 +26,8 @@ export interface CreateRequest {
   backing: { filename: string; format: string | null; source: Source | null } | null;
   cache: CacheMode;
   gate: Gate;
+  /** What `key-secret` options name. */
+  secrets?: Secrets;
 }
 
 /** A `create` for an output that can only be written forward. */

@@ -1,4 +1,5 @@
 import type { ByteReader, Extent } from '../core/extent.ts';
+import type { Secrets } from '../crypto/secrets.ts';
 import type { CacheMode, Storage } from '../storage/storage.ts';
 
 /** What an image says of its backing file. */
@@ -133,6 +134,8 @@ export interface SourceRequest {
   writable: boolean;
   cache: CacheMode;
   gate: Gate;
+  /** What `key-secret` options name. */
+  secrets?: Secrets;
   /** Only `describe` will be asked: what only reading needs (data files, keys, tables) may be missing. */
   metadataOnly?: boolean;
   /** With `metadataOnly`: the image is going to be checked. What a check repairs is no reason to refuse it. */
