@@ -1,4 +1,5 @@
 import type { BatchReadable } from './core/streams.ts';
+import type { Secrets } from './crypto/secrets.ts';
 import { createImage } from './formats/create.ts';
 import type { Driver } from './formats/driver.ts';
 import { drivers as allDrivers } from './formats/index.ts';
@@ -20,6 +21,8 @@ export interface OpenOptions {
   snapshot?: SnapshotSelector;
   /** Whether files that the image refers to may be opened: allowed by default. */
   implicit?: 'allow' | 'refuse' | ((reference: string, from: string) => boolean | Promise<boolean>);
+  /** What `key-secret` options of the images name. */
+  secrets?: Secrets;
   /** Default `writeback`. */
   cache?: CacheMode;
   /** The formats to know; all registered ones by default. */

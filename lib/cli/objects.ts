@@ -1,19 +1,9 @@
 import { readFile } from 'node:fs/promises';
 import { fromSystemError } from '../core/errors.ts';
+import type { Secrets } from '../crypto/secrets.ts';
 import { CommandError, Done } from './errors.ts';
 import { splitList } from './option-lists.ts';
 import type { Output } from './output.ts';
-
-/**
- * `--object`: QEMU's user creatable objects. This version knows secrets, and checks them; no image that it
- * opens has use for one yet.
- */
-export interface SecretObject {
-  type: 'secret';
-  id: string;
-  /** `data`, or the contents of `file`. */
-  bytes: Buffer;
-}
 
 /** Types that QEMU knows, but that have no meaning here. */
 const FOREIGN_TYPES = new Set(
@@ -27,9 +17,9 @@ const FOREIGN_TYPES = new Set(
 const SECRET_PROPERTIES = ['data', 'file', 'format', 'iv', 'keyid', 'loaded', 'qom-type', 'id'];
 const IDENTIFIER = /^[a-z][a-z0-9._-]*$/i;
 
-/** The objects of one command line. */
+/** `--object`: QEMU's user creatable objects of one command line. This version knows secrets. */
 export class ObjectList {
-  readonly #objects = new Map<string, SecretObject>();
+  readonly #secrets = new Map<string, Buffer>();
   readonly #pending: Record<string, string>[] = [];
   readonly #exitCode: number;
 
@@ -50,12 +40,11 @@ export class ObjectList {
   }
 
   /** Reads the secrets' files. */
-  async load(): Promise<ReadonlyMap<string, SecretObject>> {
+  async load(): Promise<Secrets> {
     for (const properties of this.#pending.splice(0)) {
-      const { id } = properties;
-      this.#objects.set(id, { type: 'secret', id, bytes: await this.#bytesOf(properties) });
+      this.#secrets.set(properties.id, await this.#bytesOf(properties));
     }
-    return this.#objects;
+    return this.#secrets;
   }
 
   #parse(definition: string): Record<string, string> {

@@ -1,5 +1,6 @@
 import { ImageError } from '../core/errors.ts';
 import { parseOptions } from '../core/options.ts';
+import type { Secrets } from '../crypto/secrets.ts';
 import type { Driver } from '../formats/driver.ts';
 import { drivers as allDrivers } from '../formats/index.ts';
 import { type NodeSpec, parseFilename } from '../sources/filename.ts';
@@ -22,15 +23,26 @@ export interface AmendOptions {
   drivers?: readonly Driver[];
   /** Whether files that images refer to may be opened. */
   implicit?: ImplicitPolicy;
+  /** What `key-secret` options of the images name. */
+  secrets?: Secrets;
   /** Part done, from 0 to 1. */
   onProgress?: (part: number) => void;
 }
 
 /** Changes what an image was made with. Rejects with an ImageError; what can't be is refused before anything is changed. */
 export async function amend(options: AmendOptions): Promise<void> {
-  const { image, format, cache = 'writeback', drivers = allDrivers(), implicit, force = false, onProgress } = options;
+  const {
+    image,
+    format,
+    cache = 'writeback',
+    drivers = allDrivers(),
+    implicit,
+    secrets,
+    force = false,
+    onProgress,
+  } = options;
   const node = typeof image === 'string' ? parseFilename(image) : image;
-  const opened = await openImage(node, { drivers, format, cache, implicit, writable: true });
+  const opened = await openImage(node, { drivers, format, cache, implicit, secrets, writable: true });
   try {
     const driver = amendingDriver(opened.driver.name, drivers);
     await driver.amend({
@@ -39,6 +51,7 @@ export async function amend(options: AmendOptions): Promise<void> {
       writable: true,
       cache,
       gate: createGate({ implicit, cache }),
+      secrets,
       backing: opened.backing?.chain ?? null,
       values: parseValues(driver, options.options),
       force,

@@ -1,5 +1,6 @@
 import { ImageError } from '../core/errors.ts';
 import { tracePoint } from '../core/trace.ts';
+import type { Secrets } from '../crypto/secrets.ts';
 import type { Driver } from '../formats/driver.ts';
 import { drivers as allDrivers } from '../formats/index.ts';
 import { openTarget } from '../formats/open-target.ts';
@@ -33,6 +34,8 @@ export interface BitmapOptions {
   drivers?: readonly Driver[];
   /** Whether files that images refer to may be opened. */
   implicit?: ImplicitPolicy;
+  /** What `key-secret` options of the images name. */
+  secrets?: Secrets;
 }
 
 const traceBitmap = tracePoint('image_bitmap');
@@ -42,9 +45,9 @@ const traceBitmap = tracePoint('image_bitmap');
  * one that failed stays done.
  */
 export async function bitmap(options: BitmapOptions): Promise<void> {
-  const { image, format, cache, drivers, implicit } = options;
+  const { image, format, cache, drivers, implicit, secrets } = options;
   if (options.actions.length === 0) throw new ImageError('invalid', 'There is nothing to be done with the bitmap');
-  const target = await openTarget(image, { format, cache, drivers, implicit });
+  const target = await openTarget(image, { format, cache, drivers, implicit, secrets });
   let source: OpenedImage | null = null;
   try {
     source = await openSource(options);
@@ -73,9 +76,9 @@ function notFound(name: string): ImageError {
   return new ImageError('missing', `Dirty bitmap '${name}' not found`);
 }
 
-async function openSource({ source, drivers = allDrivers(), cache, implicit }: BitmapOptions) {
+async function openSource({ source, drivers = allDrivers(), cache, implicit, secrets }: BitmapOptions) {
   if (source === undefined) return null;
-  return openImage(source.filename, { drivers, cache, implicit, format: source.format, backing: false });
+  return openImage(source.filename, { drivers, cache, implicit, secrets, format: source.format, backing: false });
 }
 
 async function act(

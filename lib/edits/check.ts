@@ -1,5 +1,6 @@
 import { ImageError } from '../core/errors.ts';
 import { tracePoint } from '../core/trace.ts';
+import type { Secrets } from '../crypto/secrets.ts';
 import type { CheckReport, Driver } from '../formats/driver.ts';
 import { drivers as allDrivers } from '../formats/index.ts';
 import { type NodeSpec, parseNamed } from '../sources/filename.ts';
@@ -22,6 +23,8 @@ export interface CheckOptions {
   drivers?: readonly Driver[];
   /** Whether files that images refer to may be opened. */
   implicit?: ImplicitPolicy;
+  /** What `key-secret` options of the images name. */
+  secrets?: Secrets;
   /** Told of every single finding and repair, one line without its end; `named`: qemu-img puts its name before it. */
   onFinding?: (line: string, named?: boolean) => void;
   /** Something was repaired; the image is now checked once more. */
@@ -45,12 +48,21 @@ const traceCheck = tracePoint('image_check');
  * format has none), of another operation where the image can't be opened.
  */
 export async function check(options: CheckOptions): Promise<CheckResult> {
-  const { image, repair = null, cache = 'writeback', drivers = allDrivers(), implicit, format, forceShare } = options;
+  const {
+    image,
+    repair = null,
+    cache = 'writeback',
+    drivers = allDrivers(),
+    implicit,
+    secrets,
+    format,
+    forceShare,
+  } = options;
   const node = typeof image === 'string' ? parseNamed(image) : image;
   refuseSharedRepair(node, options);
   const writable = repair !== null;
   const opened = await openImage(node, {
-    ...{ drivers, cache, implicit, format, forceShare, writable },
+    ...{ drivers, cache, implicit, secrets, format, forceShare, writable },
     metadataOnly: true,
     forCheck: true,
   });
@@ -61,6 +73,7 @@ export async function check(options: CheckOptions): Promise<CheckResult> {
         options: takeNodeOptions(node.options, { cache, writable }).options,
         cache,
         gate: createGate({ implicit, cache }),
+        secrets,
         report: options.onFinding ?? (() => {}),
       };
       return checkAndRepair(driver, request, options);

@@ -1,5 +1,6 @@
 import { ImageError } from '../core/errors.ts';
 import { tracePoint } from '../core/trace.ts';
+import type { Secrets } from '../crypto/secrets.ts';
 import type { Driver } from '../formats/driver.ts';
 import { openTarget } from '../formats/open-target.ts';
 import type { NodeSpec } from '../sources/filename.ts';
@@ -23,6 +24,8 @@ export interface ResizeOptions {
   drivers?: readonly Driver[];
   /** Whether files that images refer to may be opened. */
   implicit?: ImplicitPolicy;
+  /** What `key-secret` options of the images name. */
+  secrets?: Secrets;
 }
 
 /** The operation of the error for a disk that would become shorter without `shrink`. */
@@ -35,8 +38,8 @@ const traceResize = tracePoint('image_resize');
  * an ImageError, and the image is then as it was, unless the file system failed on the way.
  */
 export async function resize(options: ResizeOptions): Promise<number> {
-  const { image, format, cache, drivers, implicit, preallocation = 'off' } = options;
-  const target = await openTarget(image, { format, cache, drivers, implicit });
+  const { image, format, cache, drivers, implicit, secrets, preallocation = 'off' } = options;
+  const target = await openTarget(image, { format, cache, drivers, implicit, secrets });
   try {
     const size = options.relative === true ? target.size + options.size : options.size;
     check(target.size, size, options, target.format);

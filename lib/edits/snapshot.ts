@@ -1,4 +1,5 @@
 import { ImageError } from '../core/errors.ts';
+import type { Secrets } from '../crypto/secrets.ts';
 import type { Driver, SnapshotEditor } from '../formats/driver.ts';
 import { drivers as allDrivers } from '../formats/index.ts';
 import { type NodeSpec, parseFilename } from '../sources/filename.ts';
@@ -18,6 +19,8 @@ export interface SnapshotOptions {
   drivers?: readonly Driver[];
   /** Whether files that images refer to may be opened. */
   implicit?: ImplicitPolicy;
+  /** What `key-secret` options of the images name. */
+  secrets?: Secrets;
 }
 
 /** The operation of errors about snapshots, as opposed to those of opening the image. */
@@ -30,8 +33,8 @@ export async function snapshots(
     forceShare?: boolean;
   },
 ): Promise<readonly SnapshotInfo[]> {
-  const { image, format, cache, drivers = allDrivers(), implicit, forceShare } = options;
-  const opened = await openImage(image, { drivers, format, cache, implicit, forceShare });
+  const { image, format, cache, drivers = allDrivers(), implicit, secrets, forceShare } = options;
+  const opened = await openImage(image, { drivers, format, cache, implicit, secrets, forceShare });
   try {
     return (await opened.source.describe()).snapshots ?? [];
   } finally {
@@ -73,9 +76,9 @@ async function withEditor(
   options: SnapshotOptions,
   work: (editor: SnapshotEditor | null) => Promise<void>,
 ): Promise<void> {
-  const { image, format, cache = 'writeback', drivers = allDrivers(), implicit } = options;
+  const { image, format, cache = 'writeback', drivers = allDrivers(), implicit, secrets } = options;
   const node = typeof image === 'string' ? parseFilename(image) : image;
-  const opened = await openImage(node, { drivers, format, cache, implicit, writable: true });
+  const opened = await openImage(node, { drivers, format, cache, implicit, secrets, writable: true });
   try {
     const driver = drivers.find(({ name }) => name === opened.driver.name);
     const editor = await driver?.openSnapshots?.({
@@ -84,6 +87,7 @@ async function withEditor(
       writable: true,
       cache,
       gate: createGate({ implicit, cache }),
+      secrets,
       backing: opened.backing?.chain ?? null,
     });
     await inOperation(opened.filename, () => work(editor ?? null)).finally(() => editor?.close());

@@ -1,6 +1,7 @@
 import { isAbsolute } from 'node:path';
 import { ImageError } from '../core/errors.ts';
 import { type AnyOptionValues, type OptionSchema, parseOptions } from '../core/options.ts';
+import type { Secrets } from '../crypto/secrets.ts';
 import type { Target } from '../sinks/target.ts';
 import { hasProtocol, type NodeSpec, parseFilename } from '../sources/filename.ts';
 import { createGate, type ImplicitPolicy } from '../sources/gate.ts';
@@ -28,6 +29,8 @@ export interface CreateImageOptions {
   drivers?: readonly Driver[];
   /** Whether files that images refer to may be opened. */
   implicit?: ImplicitPolicy;
+  /** What `key-secret` options of the images name. */
+  secrets?: Secrets;
   /** Where to make it, if it is open already; then `filename` only names it. */
   storage?: Storage;
   /** Told the line `Formatting …` when all is known and nothing has been touched. */
@@ -112,6 +115,7 @@ async function create(
       },
       cache,
       gate: createGate({ implicit: request.implicit, cache }),
+      secrets: request.secrets,
     });
     return made as Target;
   } catch (error) {
@@ -187,6 +191,7 @@ async function openBackingImage(
       drivers,
       cache: request.cache,
       implicit: request.implicit,
+      secrets: request.secrets,
     });
   } catch (error) {
     if (!(error instanceof ImageError)) throw error;

@@ -53,6 +53,8 @@ export interface MeasureRequest {
   plan: ExtentPlan | null;
   /** The source has a backing file whose contents the new image will not repeat. */
   hasBacking: boolean;
+  /** What `key-secret` options name. */
+  secrets?: Secrets;
   /** What the source says of itself (its bitmaps, say); absent or null without one. */
   description?: LayerInfo | null;
 }

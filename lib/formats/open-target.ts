@@ -1,4 +1,5 @@
 import { ImageError } from '../core/errors.ts';
+import type { Secrets } from '../crypto/secrets.ts';
 import type { Target } from '../sinks/target.ts';
 import { type NodeSpec, parseFilename } from '../sources/filename.ts';
 import { createGate, type ImplicitPolicy } from '../sources/gate.ts';
@@ -18,14 +19,16 @@ export interface OpenTargetOptions {
   drivers?: readonly Driver[];
   /** Whether files that images refer to may be opened. */
   implicit?: ImplicitPolicy;
+  /** What `key-secret` options of the images name. */
+  secrets?: Secrets;
 }
 
 /** Opens an existing image for writing, with its backing chain. Errors as openImage's. */
 export async function openTarget(reference: NodeSpec | string, options: OpenTargetOptions = {}): Promise<Target> {
-  const { cache = 'writeback', drivers = allDrivers(), implicit, format } = options;
+  const { cache = 'writeback', drivers = allDrivers(), implicit, secrets, format } = options;
   const node = typeof reference === 'string' ? parseFilename(reference) : reference;
-  const opened = await openImage(node, { drivers, cache, implicit, format, writable: true });
-  return targetOf(opened, { cache, drivers, implicit });
+  const opened = await openImage(node, { drivers, cache, implicit, secrets, format, writable: true });
+  return targetOf(opened, { cache, drivers, implicit, secrets });
 }
 
 export interface TargetOfOptions extends Omit<OpenTargetOptions, 'format'> {
@@ -38,7 +41,7 @@ export interface TargetOfOptions extends Omit<OpenTargetOptions, 'format'> {
  * fails.
  */
 export async function targetOf(opened: OpenedImage, options: TargetOfOptions = {}): Promise<Target> {
-  const { cache = 'writeback', drivers = allDrivers(), implicit } = options;
+  const { cache = 'writeback', drivers = allDrivers(), implicit, secrets } = options;
   const { backing = opened.backing?.chain ?? null } = options;
   try {
     const driver = drivers.find(({ name }) => name === opened.driver.name);
@@ -53,6 +56,7 @@ export async function targetOf(opened: OpenedImage, options: TargetOfOptions = {
       writable: true,
       cache,
       gate: createGate({ implicit, cache }),
+      secrets,
       backing,
     });
     // The reading half may hold a data file open; the storage stays open until the target lets go.

@@ -12,9 +12,9 @@ export async function sizeOfBacking(
   format: string | null,
   options: VerbOptions & { output: ImageReference },
 ): Promise<number> {
-  const { drivers, implicit, signal, output } = options;
+  const { drivers, implicit, secrets, signal, output } = options;
   const place = hasProtocol(filename) ? filename : resolve(dirname(output.filename), filename);
-  const image = await openInput({ filename: place, format }, { drivers, implicit, signal });
+  const image = await openInput({ filename: place, format }, { drivers, implicit, secrets, signal });
   try {
     return image.chain.size;
   } finally {

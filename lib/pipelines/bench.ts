@@ -78,10 +78,11 @@ async function forReading({
   image,
   drivers = allDrivers(),
   implicit,
+  secrets,
   forceShare,
   cache,
 }: BenchOptions): Promise<Subject> {
-  const opened = await openImage(nodeOf(image), { drivers, implicit, forceShare, cache });
+  const opened = await openImage(nodeOf(image), { drivers, implicit, secrets, forceShare, cache });
   const { chain } = opened;
   return {
     size: chain.size,
@@ -91,8 +92,8 @@ async function forReading({
   };
 }
 
-async function forWriting({ image, drivers, implicit, cache }: BenchOptions): Promise<Subject> {
-  const target = await openTarget(nodeOf(image), { drivers, implicit, cache });
+async function forWriting({ image, drivers, implicit, secrets, cache }: BenchOptions): Promise<Subject> {
+  const target = await openTarget(nodeOf(image), { drivers, implicit, secrets, cache });
   return {
     size: target.size,
     request: (offset, buffer) => target.write(offset, buffer),

@@ -47,17 +47,18 @@ const traceCommit = tracePoint('commit');
  */
 export async function commit(options: CommitOptions): Promise<CommitResult> {
   const { upper, lower, emptied } = await split(options);
-  const { cache, drivers, implicit } = common(options);
+  const { cache, drivers, implicit, secrets } = common(options);
   const overlay = await openImage(chainNode(upper), {
     cache,
     drivers,
     implicit,
+    secrets,
     writable: upper.length === 1 || emptied,
   });
   // From now on the target closes the overlay.
-  const top = overlay.storage.writable ? await targetOf(overlay, { cache, drivers, implicit }) : null;
+  const top = overlay.storage.writable ? await targetOf(overlay, { cache, drivers, implicit, secrets }) : null;
   try {
-    const base = await openTarget(chainNode(lower), { cache, drivers, implicit });
+    const base = await openTarget(chainNode(lower), { cache, drivers, implicit, secrets });
     const written = await copyInto(base, overlay, options);
     if (upper.length === 1) await top?.adoptBacking?.(base.source as NonNullable<Target['source']>);
     if (emptied) await top?.makeEmpty?.();
@@ -71,8 +72,8 @@ export async function commit(options: CommitOptions): Promise<CommitResult> {
 }
 
 /** Options of all that is opened here. */
-function common({ cache = 'writeback', drivers = allDrivers(), implicit }: CommitOptions) {
-  return { cache, drivers, implicit };
+function common({ cache = 'writeback', drivers = allDrivers(), implicit, secrets }: CommitOptions) {
+  return { cache, drivers, implicit, secrets };
 }
 
 interface Split {

@@ -88,8 +88,8 @@ export async function convert(options: ConvertOptions): Promise<ConvertResult> {
 }
 
 function openConvertInput(reference: ImageReference, options: ConvertOptions): Promise<Input> {
-  const { drivers, implicit, forceShare, signal, sourceCache: cache, snapshot, inputs, output } = options;
-  const common = { drivers, implicit, forceShare, signal, cache, snapshot, outputFilename: output.filename };
+  const { drivers, implicit, secrets, forceShare, signal, sourceCache: cache, snapshot, inputs, output } = options;
+  const common = { drivers, implicit, secrets, forceShare, signal, cache, snapshot, outputFilename: output.filename };
   // Pipes are joined, overlaid and asked for bitmaps only as files.
   const forward = inputs.length === 1 && backingName(options) === undefined && !options.bitmaps;
   // An output that exists has its size.
@@ -172,8 +172,18 @@ async function openConvertOutput(
   size: number | null,
   format: string | null,
 ): Promise<Target> {
-  const { output, drivers, implicit, signal, cache = 'unsafe', compress = false, createOptions, bitmaps } = options;
-  const common = { drivers, implicit, signal, cache, size, format };
+  const {
+    output,
+    drivers,
+    implicit,
+    secrets,
+    signal,
+    cache = 'unsafe',
+    compress = false,
+    createOptions,
+    bitmaps,
+  } = options;
+  const common = { drivers, implicit, secrets, signal, cache, size, format };
   if (options.create === false) {
     if (format !== null) checkedDriver(format, drivers);
     return openOutput(output, { ...common, existing: true });

@@ -92,14 +92,23 @@ async function* between(batches: AsyncIterable<ExtentBatch>, { start, end }: Ran
 }
 
 async function openDdOutput(options: DdOptions, input: CopyInput, size: number | null): Promise<Target> {
-  const { output, outputFormat, drivers, implicit, signal } = options;
+  const { output, outputFormat, drivers, implicit, secrets, signal } = options;
   const format = outputFormat ?? 'raw';
   checkedDriver(format, drivers, 'Unknown file format');
   creatingDriver(format, drivers);
   const guestSize = size === null ? null : paddedSize(size);
   try {
     const plan = planOf(input, false, false);
-    return await openOutput(output, { drivers, implicit, signal, format, size: guestSize, cache: 'unsafe', plan });
+    return await openOutput(output, {
+      drivers,
+      implicit,
+      secrets,
+      signal,
+      format,
+      size: guestSize,
+      cache: 'unsafe',
+      plan,
+    });
   } catch (error) {
     throw creationFailure(error, output.filename, 'error while creating output image');
   }

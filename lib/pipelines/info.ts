@@ -65,11 +65,12 @@ function backingOf({ fullBackingFilename, backingFormat }: ImageInfo): ImageRefe
 }
 
 async function describe(reference: ImageReference, options: InfoOptions): Promise<ImageInfo> {
-  const { drivers = allDrivers(), implicit, forceShare } = options;
+  const { drivers = allDrivers(), implicit, secrets, forceShare } = options;
   const node = nodeOf(reference);
   const image = await openImage(node, {
     drivers,
     implicit,
+    secrets,
     forceShare,
     backing: false,
     metadataOnly: true,

@@ -17,7 +17,8 @@ import { STDIO_NAME, standardInput } from '../storage/stdio.ts';
 import type { CacheMode } from '../storage/storage.ts';
 import type { ImageReference, VerbOptions } from './reference.ts';
 
-export interface OpenInputOptions extends Pick<VerbOptions, 'drivers' | 'implicit' | 'forceShare' | 'signal'> {
+export interface OpenInputOptions
+  extends Pick<VerbOptions, 'drivers' | 'implicit' | 'secrets' | 'forceShare' | 'signal'> {
   cache?: CacheMode;
   /** False: leave the backing file alone. */
   backing?: boolean;
@@ -73,8 +74,8 @@ export async function openInput(
   reference: ImageReference,
   options: OpenInputOptions = {},
 ): Promise<OpenedImage | ForwardInput> {
-  const { drivers = allDrivers(), implicit, cache, backing, snapshot, forceShare } = options;
-  const common = { drivers, implicit, cache, backing, snapshot, forceShare, containers: true };
+  const { drivers = allDrivers(), implicit, secrets, cache, backing, snapshot, forceShare } = options;
+  const common = { drivers, implicit, secrets, cache, backing, snapshot, forceShare, containers: true };
   const format = 'file' in reference ? null : (reference.format ?? null);
   if (isStandardStream(reference)) {
     return openStandardInput({ ...parseFilename(STDIO_NAME), driver: format }, { ...options, ...common, unpack: true });
@@ -154,8 +155,8 @@ async function diskIn(node: NodeSpec, input: PipeInput, request: StandardInputRe
 }
 
 function imageOptions(request: StandardInputRequest): OpenImageOptions {
-  const { drivers, implicit, cache, backing, snapshot, forceShare, member } = request;
-  return { drivers, implicit, cache, backing, snapshot, forceShare, containers: true, member };
+  const { drivers, implicit, secrets, cache, backing, snapshot, forceShare, member } = request;
+  return { drivers, implicit, secrets, cache, backing, snapshot, forceShare, containers: true, member };
 }
 
 function couldNotOpen(error: unknown): unknown {
@@ -178,13 +179,13 @@ async function driverOf(node: NodeSpec, input: PipeInput, drivers: readonly Driv
 }
 
 async function openForward(node: NodeSpec, driver: Driver, input: PipeInput, request: StandardInputRequest) {
-  const { forward, snapshot, implicit, sized, cache = 'writeback' } = request;
+  const { forward, snapshot, implicit, secrets, sized, cache = 'writeback' } = request;
   // A description with more than driver and file wants more than a pipe can give.
   const plain = Object.keys(node.options).length === 0 && (node.backing ?? null) === null;
   if (!forward || snapshot !== undefined || !plain || driver.openForward === undefined) return null;
   try {
     const gate = createGate({ implicit, cache });
-    const opened = await driver.openForward({ storage: input, options: {}, writable: false, cache, gate });
+    const opened = await driver.openForward({ storage: input, options: {}, writable: false, cache, gate, secrets });
     return sized && opened.size === null && input.position === 0 ? null : opened;
   } catch (error) {
     if (error instanceof ForwardImpossible) return null;

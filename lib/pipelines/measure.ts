@@ -33,7 +33,7 @@ export type MeasureResult = Measurement;
  * Rejects with an ImageError.
  */
 export async function measure(options: MeasureOptions): Promise<MeasureResult> {
-  const { image: reference, size } = options;
+  const { image: reference, size, secrets } = options;
   if ((reference === undefined) === (size === undefined)) {
     throw new ImageError('invalid', 'Either --size N or one filename must be specified.');
   }
@@ -42,12 +42,12 @@ export async function measure(options: MeasureOptions): Promise<MeasureResult> {
     throw new ImageError('unsupported', `Block driver '${driver.name}' does not support size measurement`);
   }
   const values = parsed(driver, options);
-  if (reference === undefined) return answer(driver, values, { size: paddedSize(size as number), plan: null });
+  if (reference === undefined) return answer(driver, values, { size: paddedSize(size as number), plan: null, secrets });
   const image = await openInput(reference, options);
   try {
     const disk = concatenate([image.chain]);
     const description = await image.source.describe();
-    return await answer(driver, values, { size: disk.size, plan: planOf(disk, options.signal), description });
+    return await answer(driver, values, { size: disk.size, plan: planOf(disk, options.signal), description, secrets });
   } finally {
     await image.close();
   }
@@ -66,7 +66,7 @@ function parsed(driver: Driver, { createOptions = {} }: MeasureOptions): AnyOpti
 async function answer(
   driver: Driver,
   values: AnyOptionValues,
-  disk: Pick<MeasureRequest, 'size' | 'plan' | 'description'>,
+  disk: Pick<MeasureRequest, 'size' | 'plan' | 'description' | 'secrets'>,
 ): Promise<Measurement> {
   const { size: _size, backing_file: backing, backing_fmt: _format, ...options } = values;
   const measurement = await driver.measure?.({ ...disk, options, hasBacking: backing !== undefined });

@@ -14,7 +14,7 @@ import { isStandardStream } from './input.ts';
 import type { ImageReference, VerbOptions } from './reference.ts';
 import { spoolOutput } from './spool-output.ts';
 
-export interface OpenOutputOptions extends Pick<VerbOptions, 'drivers' | 'implicit' | 'signal'> {
+export interface OpenOutputOptions extends Pick<VerbOptions, 'drivers' | 'implicit' | 'secrets' | 'signal'> {
   /** Driver name of a new image; null probes an existing one. */
   format: string | null;
   /** True: the image exists (`-n`) and is opened, not made. */
@@ -48,8 +48,8 @@ export interface OpenOutputOptions extends Pick<VerbOptions, 'drivers' | 'implic
  */
 export async function openOutput(reference: ImageReference, options: OpenOutputOptions): Promise<Target> {
   if (options.existing) return openExisting(reference, options);
-  const { drivers = allDrivers(), implicit, size, createOptions = {}, backing, cache } = options;
-  const request = { size: size ?? 0, options: createOptions, backing, cache, drivers, implicit };
+  const { drivers = allDrivers(), implicit, secrets, size, createOptions = {}, backing, cache } = options;
+  const request = { size: size ?? 0, options: createOptions, backing, cache, drivers, implicit, secrets };
   if (size === null) refusePreallocation(createOptions);
   if (isStandardStream(reference)) return openStandardOutput(request, options);
   if ('file' in reference || reference.imageOpts) {
@@ -61,13 +61,13 @@ export async function openOutput(reference: ImageReference, options: OpenOutputO
 }
 
 function openExisting(reference: ImageReference, options: OpenOutputOptions): Promise<Target> {
-  const { drivers = allDrivers(), implicit, format, cache } = options;
+  const { drivers = allDrivers(), implicit, secrets, format, cache } = options;
   if (isStandardStream(reference)) {
     throw new ImageError('invalid', 'Standard output is always a new image', { file: STDIO_NAME, operation: 'open' });
   }
-  if ('file' in reference) return openTarget(reference, { drivers, implicit, cache });
-  if (reference.imageOpts) return openTarget(parseImageOpts(reference.filename), { drivers, implicit, cache });
-  return openTarget(reference.filename, { drivers, implicit, format, cache });
+  if ('file' in reference) return openTarget(reference, { drivers, implicit, secrets, cache });
+  if (reference.imageOpts) return openTarget(parseImageOpts(reference.filename), { drivers, implicit, secrets, cache });
+  return openTarget(reference.filename, { drivers, implicit, secrets, format, cache });
 }
 
 /** Space for a disk can only be reserved when its size is known. */

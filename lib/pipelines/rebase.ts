@@ -44,9 +44,9 @@ const traceRebase = tracePoint('rebase');
  * every moment. Rejects with an ImageError; the backing file is then the old one.
  */
 export async function rebase(options: RebaseOptions): Promise<RebaseResult> {
-  const { image, cache = 'writeback', drivers = allDrivers(), implicit, unsafe = false, signal } = options;
+  const { image, cache = 'writeback', drivers = allDrivers(), implicit, secrets, unsafe = false, signal } = options;
   throwIfAborted(signal);
-  const common = { cache, drivers, implicit };
+  const common = { cache, drivers, implicit, secrets };
   const opened = await openImage(nodeOf(image), { ...common, writable: true, ...(unsafe ? { backing: false } : {}) });
   let below: NewBacking;
   try {
@@ -113,12 +113,12 @@ interface NewBacking {
 const NO_BACKING: NewBacking = { chain: null, opened: null };
 
 async function openNewBacking(image: OpenedImage, options: RebaseOptions): Promise<NewBacking> {
-  const { backing, drivers = allDrivers(), implicit, forceShare, sourceCache: cache = 'writeback' } = options;
+  const { backing, drivers = allDrivers(), implicit, secrets, forceShare, sourceCache: cache = 'writeback' } = options;
   if (backing === null) return NO_BACKING;
   const { filename, format } = backing;
   try {
     const node = backingNode(filename, format, image.storage);
-    const opened = await openImage(node, { drivers, cache, implicit, forceShare });
+    const opened = await openImage(node, { drivers, cache, implicit, secrets, forceShare });
     await refuseItself(image, opened);
     const known = await sameLayer(layersOf(image).slice(1), opened);
     if (known === null) return { chain: opened.chain, opened };

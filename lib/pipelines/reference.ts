@@ -1,3 +1,4 @@
+import type { Secrets } from '../crypto/secrets.ts';
 import type { Driver } from '../formats/driver.ts';
 import type { NodeSpec } from '../sources/filename.ts';
 import type { CacheMode } from '../storage/storage.ts';
@@ -23,6 +24,8 @@ export interface VerbOptions {
   drivers?: readonly Driver[];
   /** Whether files that images refer to may be opened: allowed by default. */
   implicit?: ImplicitOpens;
+  /** What `key-secret` options of the images name. */
+  secrets?: Secrets;
   /** `-U`: open inputs that another process writes to. */
   forceShare?: boolean;
   /** Stops the verb: nothing stays in flight, an unfinished output is given up, the promise rejects (`aborted`). */

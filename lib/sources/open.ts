@@ -1,5 +1,6 @@
 import { ImageError } from '../core/errors.ts';
 import { tracePoint } from '../core/trace.ts';
+import type { Secrets } from '../crypto/secrets.ts';
 import { openStorage } from '../storage/index.ts';
 import type { CacheMode, Storage } from '../storage/storage.ts';
 import { joinLayers } from './chain.ts';
@@ -24,6 +25,8 @@ export interface OpenImageOptions {
   cache?: CacheMode;
   /** Whether files that images refer to may be opened. Default `allow`. */
   implicit?: ImplicitPolicy;
+  /** What `key-secret` options of the images name. */
+  secrets?: Secrets;
   /** Open images that another process writes to. */
   forceShare?: boolean;
   /** The top image's storage, if it is open already (a spooled pipe); from then on it belongs to the OpenedImage. */
@@ -146,7 +149,7 @@ async function openLayer(spec: NodeSpec, context: Context, isTop: boolean): Prom
   try {
     const entered = (chosen === null || place.member !== null) && (await enter());
     const driver = chosen ?? (await driverFor(storage, isProtocol, context.drivers));
-    const { gate, metadataOnly } = context;
+    const { gate, secrets, metadataOnly } = context;
     const forCheck = isTop && context.forCheck;
     const open = () =>
       driver.openSource({
@@ -155,6 +158,7 @@ async function openLayer(spec: NodeSpec, context: Context, isTop: boolean): Prom
         writable,
         cache: given.cache,
         gate,
+        secrets,
         metadataOnly,
         forCheck,
       });

@@ -40,7 +40,7 @@ async function run(args: readonly string[], context: CommandContext): Promise<nu
   };
   const names = parseArguments(optionTable(output), args, values, { name: 'amend' });
   if (!values.options.given) throw new UsageError('Must specify options (-o)');
-  await values.objects.load();
+  const secrets = await values.objects.load();
   const { format, force, options } = values;
   if (options.wantsHelp && format !== null) return printHelp(format, output);
   if (names.length !== 1) throw new CommandError('Expecting one image file name');
@@ -48,14 +48,14 @@ async function run(args: readonly string[], context: CommandContext): Promise<nu
   const named = imageNamed(names[0], format, values);
   const image = 'file' in named ? named : named.filename;
   if (options.wantsHelp) {
-    const opened = await openImage(image, { drivers: drivers(), format });
+    const opened = await openImage(image, { drivers: drivers(), format, secrets });
     await opened.close();
     return printHelp(opened.driver.name, output);
   }
   const progress = context.startProgress(progressSettings(values));
   try {
     const onProgress = (part: number) => progress.update(part, 1);
-    await amend({ image, format, cache, force, options: options.values(), onProgress });
+    await amend({ image, format, cache, force, secrets, options: options.values(), onProgress });
     progress.complete();
   } finally {
     progress.end();

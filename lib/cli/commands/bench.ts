@@ -37,13 +37,13 @@ async function run(args: readonly string[], { output, signal }: CommandContext):
   if (names.length !== 1) throw new UsageError('Expecting one image file name');
   const json = isJson(values.output);
   check(values, names[0]);
-  await values.objects.load();
+  const secrets = await values.objects.load();
   const image = imageNamed(names[0], values.format, values);
   const cache = benchCache(values.cache);
   const { count, depth, bufferSize, step, offset, write, pattern, flushInterval, noDrain, forceShare } = values;
   const result = await bench({
     image,
-    ...{ count, depth, bufferSize, step, offset, write, pattern, flushInterval, forceShare, cache, signal },
+    ...{ count, depth, bufferSize, step, offset, write, pattern, flushInterval, forceShare, secrets, cache, signal },
     drain: !noDrain,
     onStart: json ? undefined : () => announce(values, output),
   });

@@ -27,12 +27,12 @@ async function run(args: readonly string[], { output }: CommandContext): Promise
   };
   const names = parseArguments(optionTable(output), args, values, { name: 'bitmap' });
   check(names, values);
-  await values.objects.load();
+  const secrets = await values.objects.load();
   const image = imageNamed(names[0], values.format, values);
   const { actions, granularity, source, sourceFormat, format } = values;
   await bitmap({
     image: 'file' in image ? image : image.filename,
-    ...{ format, actions },
+    ...{ format, actions, secrets },
     bitmap: names[1],
     // As the oracle, for which 0 is no granularity.
     granularity: granularity || undefined,

@@ -33,14 +33,14 @@ async function run(args: readonly string[], { output }: CommandContext): Promise
   if (names.length !== 1) throw new UsageError('Expecting one image file name');
   const [filename] = names;
   const json = isJson(values.output);
-  await values.objects.load();
+  const secrets = await values.objects.load();
   const cache = cacheMode(values.sourceCache, 'Invalid source cache option');
   const image = imageNamed(filename, values.format, values);
   const { repair, forceShare, quiet } = values;
   const result = await check({
     image: 'file' in image ? image : image.filename,
     format: values.format,
-    ...{ repair, cache, forceShare },
+    ...{ repair, cache, forceShare, secrets },
     onFinding: (line, named) => (named === true ? output.complain(line) : output.writeError(`${line}\n`)),
     onRepaired: (report) => {
       if (!json && !quiet) output.write(renderRepairs(report));

@@ -39,13 +39,13 @@ async function run(args: readonly string[], context: CommandContext): Promise<nu
   };
   const names = parseArguments(optionTable(output), args, values, { name: 'commit' });
   if (names.length !== 1) throw new UsageError('Expecting one image file name');
-  await values.objects.load();
+  const secrets = await values.objects.load();
   const cache = cacheMode(values.cache, 'Invalid cache option');
   const image = imageNamed(names[0], values.format, values);
   const { base, keep, rate } = values;
   const progress = context.startProgress(progressSettings(values));
   try {
-    await commit({ image, base, keep, rate, cache, signal, onProgress: progress.update.bind(progress) });
+    await commit({ image, base, keep, rate, cache, secrets, signal, onProgress: progress.update.bind(progress) });
     progress.complete();
   } finally {
     progress.end();

@@ -40,7 +40,7 @@ async function run(args: readonly string[], context: CommandContext): Promise<nu
   };
   const names = parseArguments(optionTable(output), args, values, { name: 'compare' });
   if (names.length !== 2) throw new UsageError('Expecting two image file names');
-  await values.objects.load();
+  const secrets = await values.objects.load();
   const sourceCache = cacheMode(values.sourceCache, 'Invalid source cache option', EXIT_CODES.open);
   const left = imageNamed(names[0], values.format, values, EXIT_CODES.open);
   const right = imageNamed(names[1], values.secondFormat, values, EXIT_CODES.open);
@@ -48,7 +48,7 @@ async function run(args: readonly string[], context: CommandContext): Promise<nu
   const progress = context.startProgress(progressSettings(values));
   try {
     const onProgress = progress.update.bind(progress);
-    const result = await compare({ left, right, strict, sourceCache, forceShare, signal, onProgress });
+    const result = await compare({ left, right, strict, sourceCache, forceShare, secrets, signal, onProgress });
     if (result.identical) progress.complete();
     if (!values.quiet) output.write(renderResult(result, strict));
     return result.identical ? EXIT_SAME : EXIT_DIFFERENT;

@@ -58,7 +58,7 @@ async function run(args: readonly string[], context: CommandContext): Promise<nu
     throw new Done();
   }
   if (target === undefined || names.length === 0) throw new CommandError('Must specify image file name');
-  await values.objects.load();
+  const secrets = await values.objects.load();
   const sourceCache = cacheMode(values.sourceCache, 'Invalid source cache option');
   const cache = cacheMode(values.cache, 'Invalid cache option');
   const inputs = names.map((name) => imageNamed(name, values.format, values));
@@ -69,6 +69,7 @@ async function run(args: readonly string[], context: CommandContext): Promise<nu
       ...settings(values),
       inputs,
       output: targetNamed(target, values),
+      secrets,
       sourceCache,
       cache,
       signal,

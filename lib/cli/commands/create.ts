@@ -1,5 +1,5 @@
 import { ImageError } from '../../core/errors.ts';
-import { createImage } from '../../formats/create.ts';
+import { type CreateImageOptions, createImage } from '../../formats/create.ts';
 import { drivers } from '../../formats/index.ts';
 import { flag, type OptionTable, parseArguments, setting } from '../arguments.ts';
 import { HELP_OPTION, objectOption } from '../common.ts';
@@ -39,9 +39,9 @@ async function run(args: readonly string[], { output }: CommandContext): Promise
   if (filename === undefined) throw new UsageError('Expecting image file name');
   const size = sizeText === undefined ? null : parseSize(sizeText, { what: 'image size' }, output);
   if (rest.length > 0) throw new UsageError(`Unexpected argument: ${rest[0]}`);
-  await values.objects.load();
+  const secrets = await values.objects.load();
   try {
-    await create(filename, size, values, output);
+    await create({ filename, size, secrets }, values, output);
   } catch (error) {
     if (error instanceof ImageError) throw new CommandError(`${filename}: ${messageOf(error, values)}`);
     throw error;
@@ -55,7 +55,11 @@ function messageOf({ code, operation, message }: ImageError, { format }: CreateV
   return isTooLarge ? `The image size is too large for file format '${format}'` : message;
 }
 
-async function create(filename: string, size: number | null, values: CreateValues, output: Output): Promise<void> {
+async function create(
+  place: Pick<CreateImageOptions, 'filename' | 'size' | 'secrets'>,
+  values: CreateValues,
+  output: Output,
+): Promise<void> {
   const { format, backing, backingFormat, unsafe, quiet } = values;
   const options = values.createOptions.values();
   // Without a backing file the format alone is passed on, so that the driver can say what is wrong with it.
@@ -64,9 +68,8 @@ async function create(filename: string, size: number | null, values: CreateValue
     options.backing_fmt = backingFormat;
   }
   const target = await createImage({
-    filename,
+    ...place,
     format,
-    size,
     options,
     backing: backing === undefined ? undefined : { filename: backing, format: backingFormat ?? null, unsafe },
     onFormatting: (line) => {

@@ -47,7 +47,7 @@ async function run(args: readonly string[], context: CommandContext): Promise<nu
   const operands = parseOperands(parseArguments(table, args, values, { name: 'dd' }), output);
   const { input, output: target, blockSize, count, skip } = operands;
   if (input === undefined || target === undefined) throw new CommandError('Must specify both input and output files');
-  await values.objects.load();
+  const secrets = await values.objects.load();
   const progress = context.startProgress(progressSettings(values, target === '-'));
   try {
     await dd({
@@ -58,6 +58,7 @@ async function run(args: readonly string[], context: CommandContext): Promise<nu
       count,
       skip,
       forceShare: values.forceShare,
+      secrets,
       signal,
       onProgress: progress.update.bind(progress),
       onWarning: (message) => output.complain(message),

@@ -29,9 +29,9 @@ async function run(args: readonly string[], { output }: CommandContext): Promise
   const names = parseArguments(table, args, values, { name: 'info' });
   if (names.length !== 1) throw new UsageError('Expecting one image file name');
   const json = isJson(values.output);
-  await values.objects.load();
+  const secrets = await values.objects.load();
   const image = imageNamed(names[0], values.format, values);
-  const infos = await info({ image, backingChain: values.backingChain, forceShare: values.forceShare });
+  const infos = await info({ image, backingChain: values.backingChain, forceShare: values.forceShare, secrets });
   if (!json) output.write(infos.map(renderInfo).join('\n'));
   else {
     const list = infos.map(infoToJson);

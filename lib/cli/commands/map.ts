@@ -27,10 +27,10 @@ async function run(args: readonly string[], { output, signal }: CommandContext):
   const names = parseArguments(optionTable(output), args, values, { name: 'map' });
   if (names.length !== 1) throw new UsageError('Expecting one image file name');
   const json = isJson(values.output);
-  await values.objects.load();
+  const secrets = await values.objects.load();
   const { startOffset, maxLength, forceShare } = values;
   const image = imageNamed(names[0], values.format, values);
-  const entries = map({ image, startOffset, maxLength, forceShare, signal });
+  const entries = map({ image, startOffset, maxLength, forceShare, secrets, signal });
   await (json ? printJson(entries, startOffset, output) : printTable(entries, output));
   return 0;
 }

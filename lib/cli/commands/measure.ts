@@ -42,7 +42,7 @@ async function run(args: readonly string[], { output, signal }: CommandContext):
   const [filename] = names;
   checkOperands(names, values);
   const json = isJson(values.output);
-  await values.objects.load();
+  const secrets = await values.objects.load();
   const { outputFormat, snapshot, size, forceShare } = values;
   const result = await measure({
     ...(filename === undefined ? { size } : { image: imageNamed(filename, values.format, values) }),
@@ -50,6 +50,7 @@ async function run(args: readonly string[], { output, signal }: CommandContext):
     createOptions: values.createOptions.values(),
     snapshot,
     forceShare,
+    secrets,
     signal,
   }).catch((error) => {
     throw explained(error, output);

@@ -43,7 +43,7 @@ async function run(args: readonly string[], context: CommandContext): Promise<nu
   if (!unsafe && values.backing === undefined) {
     throw new UsageError('Must specify backing file (-b) or use unsafe mode (-u)');
   }
-  await values.objects.load();
+  const secrets = await values.objects.load();
   const cache = cacheMode(values.cache, 'Invalid cache option');
   const sourceCache = cacheMode(values.sourceCache, 'Invalid source cache option');
   const image = imageNamed(names[0], values.format, values);
@@ -51,7 +51,7 @@ async function run(args: readonly string[], context: CommandContext): Promise<nu
   const progress = context.startProgress(progressSettings(values));
   try {
     const onProgress = progress.update.bind(progress);
-    await rebase({ image, backing, unsafe, forceShare, cache, sourceCache, signal, onProgress });
+    await rebase({ image, backing, unsafe, forceShare, secrets, cache, sourceCache, signal, onProgress });
     progress.complete();
     return 0;
   } finally {

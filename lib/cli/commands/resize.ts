@@ -32,12 +32,12 @@ async function run(args: readonly string[], { output }: CommandContext): Promise
   const names = parseArguments(optionTable(output), wantsHelp ? args : args.slice(0, -1), values, { name: 'resize' });
   if (names.length !== 1) throw new UsageError('Expecting image file name and size');
   const change = parseChange(sizeText as string);
-  await values.objects.load();
+  const secrets = await values.objects.load();
   const image = imageNamed(names[0], values.format, values);
   const { preallocation, shrink, format } = values;
   await resize({
     image: 'file' in image ? image : image.filename,
-    ...{ format, preallocation, shrink },
+    ...{ format, preallocation, shrink, secrets },
     ...change,
   }).catch((error) => {
     throw failure(error, output);

@@ -36,9 +36,9 @@ async function run(args: readonly string[], { output }: CommandContext): Promise
   };
   const names = parseArguments(optionTable(output), args, values, { name: 'snapshot' });
   if (names.length !== 1) throw new UsageError('Expecting one image file name');
-  await values.objects.load();
+  const secrets = await values.objects.load();
   const image = imageNamed(names[0], null, values);
-  const options: SnapshotOptions = { image: 'file' in image ? image : image.filename };
+  const options: SnapshotOptions = { image: 'file' in image ? image : image.filename, secrets };
   const { action, name, forceShare } = values;
   if (forceShare && action !== null && action !== 'list') {
     const why = 'force-share=on can only be used with read-only images';
