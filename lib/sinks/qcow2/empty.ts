@@ -1,4 +1,3 @@
-import { decodeL1Entry, encodeEntry } from '../../layouts/qcow2/index.ts';
 import { readCluster, releaseCluster } from './cluster.ts';
 import type { Qcow2Image } from './image.ts';
 import { reclaimTail } from './resize.ts';
@@ -13,7 +12,7 @@ const TABLES_AT_ONCE = 64;
  */
 export async function makeEmpty(image: Qcow2Image): Promise<void> {
   let given = 0;
-  for (let index = 0; index * 8 < image.l1.length; index += 1) {
+  for (let index = 0; index < image.activeL1.entries; index += 1) {
     if (!(await giveUpTable(image, index))) continue;
     given += 1;
     if (given % TABLES_AT_ONCE === 0) await image.commit();
@@ -29,7 +28,7 @@ export async function makeEmpty(image: Qcow2Image): Promise<void> {
 
 /** False where there is no table. */
 async function giveUpTable(image: Qcow2Image, index: number): Promise<boolean> {
-  const { clusterSize, l2Entries } = image.geometry;
+  const { l2Entries } = image.geometry;
   const page = await image.table(index);
   if (page === null) return false;
   try {
@@ -37,9 +36,8 @@ async function giveUpTable(image: Qcow2Image, index: number): Promise<boolean> {
   } finally {
     page.pins -= 1;
   }
-  const { offset } = decodeL1Entry(image.l1, index * 8, clusterSize);
-  encodeEntry(image.l1, index * 8, 0, { copied: false });
-  image.markL1(index);
+  const { offset } = image.activeL1.entry(index);
+  image.activeL1.set(index, 0, false);
   image.refcounts.release(offset, 1);
   return true;
 }

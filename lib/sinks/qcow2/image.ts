@@ -1,9 +1,6 @@
 import { ensure, ImageError } from '../../core/errors.ts';
-import { tracePoint } from '../../core/trace.ts';
 import {
   Autoclear,
-  decodeL1Entry,
-  encodeEntry,
   encodeHead,
   type HeaderTail,
   type Qcow2Geometry,
@@ -12,12 +9,12 @@ import {
 import type { Source } from '../../sources/source.ts';
 import type { Storage } from '../../storage/storage.ts';
 import { Mutex } from '../locks.ts';
-import { type Page, PageCache, type PageImage, writePages } from '../pages.ts';
+import { type Page, PageCache } from '../pages.ts';
 import { Qcow2Bitmaps } from './bitmaps/index.ts';
+import { commitMetadata } from './commit.ts';
+import { ActiveL1 } from './l1.ts';
 import { MetadataClusters } from './overlap.ts';
 import { type ClusterRun, Refcounts } from './refcounts.ts';
-
-const traceCommit = tracePoint('qcow2_commit');
 
 /** L2 tables kept in memory: with 64 KiB clusters these cover 64 GiB of the disk. */
 const L2_CACHE_BYTES = 8 * 1024 * 1024;
@@ -60,10 +57,7 @@ export class Qcow2Image {
   packAt = 0;
   /** Held by whoever allocates, loads tables or commits. */
   readonly metadata = new Mutex();
-  l1: Buffer;
-  /** Entries [from, to) of the L1 table that changed. */
-  #l1From = Number.POSITIVE_INFINITY;
-  #l1To = 0;
+  readonly activeL1: ActiveL1;
   #headerDirty = false;
   #prepared = false;
 
@@ -75,7 +69,7 @@ export class Qcow2Image {
     this.geometry = options.geometry;
     this.backing = options.backing;
     this.fresh = options.fresh;
-    this.l1 = options.l1;
+    this.activeL1 = new ActiveL1(options.l1, options.geometry.clusterSize);
     this.occupied = new MetadataClusters(options.geometry.clusterSize, !options.fresh);
     this.refcounts = new Refcounts({
       storage: options.storage,
@@ -102,10 +96,15 @@ export class Qcow2Image {
     this.occupied.add(this.header.l1Offset, this.l1.length);
     this.occupied.add(this.header.refcountTableOffset, this.refcounts.blocks.table.length);
     for (const offset of this.refcounts.blocks.offsets()) this.occupied.add(offset, clusterSize);
-    for (let at = 0; at < this.l1.length; at += 8) {
-      const { offset } = decodeL1Entry(this.l1, at, clusterSize);
+    for (let index = 0; index < this.activeL1.entries; index += 1) {
+      const { offset } = this.activeL1.entry(index);
       if (offset !== 0) this.occupied.add(offset, clusterSize);
     }
+  }
+
+  /** The active L1 table, for reading. */
+  get l1(): Buffer {
+    return this.activeL1.bytes;
   }
 
   /** Data clusters are in a file of their own, where host and guest offsets are the same. */
@@ -115,7 +114,7 @@ export class Qcow2Image {
 
   /** The L2 table for reading, pinned; null where the L1 entry has none. Under the metadata lock. */
   async table(l1Index: number): Promise<Page | null> {
-    const { offset } = decodeL1Entry(this.l1, l1Index * 8, this.geometry.clusterSize);
+    const { offset } = this.activeL1.entry(l1Index);
     if (offset === 0) return null;
     const page = await this.#loadTable(offset);
     page.pins += 1;
@@ -125,7 +124,7 @@ export class Qcow2Image {
   /** The L2 table for writing, pinned: made where there is none, copied where a snapshot shares it. */
   async tableForWrite(l1Index: number): Promise<Page> {
     const { clusterSize } = this.geometry;
-    const { offset, copied } = decodeL1Entry(this.l1, l1Index * 8, clusterSize);
+    const { offset, copied } = this.activeL1.entry(l1Index);
     if (offset !== 0 && copied) {
       const page = await this.#loadTable(offset);
       page.pins += 1;
@@ -137,8 +136,7 @@ export class Qcow2Image {
     const page = this.tables.add(run.offset, bytes, true);
     page.pins += 1;
     this.occupied.add(run.offset, clusterSize);
-    encodeEntry(this.l1, l1Index * 8, run.offset, { copied: true });
-    this.markL1(l1Index);
+    this.activeL1.set(l1Index, run.offset, true);
     // Shared with a snapshot, it stays metadata: the cluster goes on being looked up.
     if (offset !== 0) this.refcounts.release(offset, 1);
     return page;
@@ -176,9 +174,9 @@ export class Qcow2Image {
     }
   }
 
-  /** Takes a longer L1 table that has been written at `offset`. */
+  /** Takes another L1 table, which has been written at `offset`. */
   replaceL1(l1: Buffer, offset: number): void {
-    this.l1 = l1;
+    this.activeL1.replace(l1);
     this.header.l1Entries = l1.length / 8;
     this.header.l1Offset = offset;
     this.occupied.add(offset, l1.length);
@@ -199,114 +197,33 @@ export class Qcow2Image {
       let kept = this.header.autoclear & known;
       if ((kept & Autoclear.bitmaps) !== 0n) {
         if (!(await this.bitmaps.startRecording())) kept &= ~Autoclear.bitmaps;
-        await this.#barrier(this.storage);
+        await this.barrier();
       }
       if (kept !== this.header.autoclear) {
         this.header.autoclear = kept;
         await this.writeHeader();
-        await this.#barrier(this.storage);
+        await this.barrier();
       }
       this.#prepared = true;
     });
   }
 
-  /** Sets or clears the copied flag of an L1 entry. */
-  setTableCopied(l1Index: number, copied: boolean): void {
-    const { offset } = decodeL1Entry(this.l1, l1Index * 8, this.geometry.clusterSize);
-    encodeEntry(this.l1, l1Index * 8, offset, { copied });
-    this.markL1(l1Index);
-  }
-
-  /** Notes that an entry of the L1 table changed. */
-  markL1(index: number): void {
-    this.#l1From = Math.min(this.#l1From, index);
-    this.#l1To = Math.max(this.#l1To, index + 1);
-  }
-
+  /** The header has to be written with the next commit. */
   markHeader(): void {
     this.#headerDirty = true;
   }
 
-  /**
-   * Writes all metadata back in the order that a crash demands: data, refcounts, L2 tables, L1 table
-   * and header; then, and only then, carries releases out. Under the metadata lock.
-   */
-  async commit(): Promise<void> {
-    // One moment: what is linked by now has its data written and its refcounts counted.
-    const refcountTable = this.refcounts.blocks.takeDirtyTable();
-    const blocks = this.refcounts.blocks.pages.takeDirty();
-    const tables = this.tables.takeDirty();
-    const l1 = this.#takeDirtyL1();
-    const releases = this.refcounts.takeReleases();
-    if (traceCommit.enabled) traceCommit.emit({ blocks: blocks.length, tables: tables.length });
-    try {
-      if (tables.length > 0 && this.external) await this.#barrier(this.data);
-      await this.#writeRefcounts(blocks, refcountTable);
-      if (tables.length > 0) {
-        await this.#barrier(this.storage);
-        await writePages(this.storage, tables);
-      }
-      if (l1 !== null) {
-        await this.#barrier(this.storage);
-        await this.storage.write(l1.offset, l1.bytes);
-      }
-    } catch (error) {
-      this.#restoreDirty(blocks, tables, l1 !== null);
-      for (const { offset, clusters } of releases) this.refcounts.release(offset, clusters);
-      throw error;
-    }
-    if (releases.length > 0) await this.#applyReleases(releases);
+  get headerDirty(): boolean {
+    return this.#headerDirty;
   }
 
-  async #writeRefcounts(blocks: PageImage[], table: PageImage | null): Promise<void> {
-    await writePages(this.storage, blocks);
-    if (table !== null) {
-      await this.#barrier(this.storage);
-      await this.storage.write(table.offset, table.bytes);
-    }
-    if (this.refcounts.blocks.tableMoved) {
-      this.header.refcountTableOffset = this.refcounts.blocks.tableOffset;
-      this.header.refcountTableClusters = this.refcounts.blocks.tableClusters;
-      this.refcounts.blocks.tableMoved = false;
-      this.#headerDirty = true;
-    }
-    if (this.#headerDirty && !this.fresh) {
-      await this.#barrier(this.storage);
-      await this.writeHeader();
-    }
+  /** See `commitMetadata`. Under the metadata lock. */
+  commit(): Promise<void> {
+    return commitMetadata(this);
   }
 
-  #restoreDirty(blocks: PageImage[], tables: PageImage[], l1: boolean): void {
-    this.refcounts.blocks.pages.markDirty(blocks);
-    this.refcounts.blocks.markTableDirty();
-    this.tables.markDirty(tables);
-    if (!l1) return;
-    this.#l1From = 0;
-    this.#l1To = this.l1.length / 8;
-  }
-
-  async #applyReleases(releases: ClusterRun[]): Promise<void> {
-    await this.#barrier(this.storage);
-    await this.refcounts.applyReleases(releases);
-    const { clusterSize } = this.geometry;
-    for (const { offset, clusters } of releases) {
-      // Shared clusters stay; the check costs a look into a block that was just touched.
-      let freed = 0;
-      for (let at = offset; at < offset + clusters * clusterSize; at += clusterSize) {
-        if ((await this.refcounts.get(at)) === 0) {
-          this.#forget(at);
-          freed += clusterSize;
-        } else {
-          if (freed > 0) await this.storage.discard(at - freed, freed);
-          freed = 0;
-        }
-      }
-      const end = offset + clusters * clusterSize;
-      if (freed > 0) await this.storage.discard(end - freed, freed);
-    }
-  }
-
-  #forget(offset: number): void {
+  /** A cluster is free on the disk: whatever was in it is not looked up any more. */
+  forget(offset: number): void {
     const { clusterSize } = this.geometry;
     this.tables.drop(offset);
     this.refcounts.blocks.pages.drop(offset);
@@ -314,15 +231,8 @@ export class Qcow2Image {
     if (Math.floor(this.packAt / clusterSize) === offset / clusterSize) this.packAt = 0;
   }
 
-  #takeDirtyL1(): PageImage | null {
-    if (this.#l1From >= this.#l1To) return null;
-    const [from, to] = [this.#l1From * 8, this.#l1To * 8];
-    this.#l1From = Number.POSITIVE_INFINITY;
-    this.#l1To = 0;
-    return { offset: this.header.l1Offset + from, bytes: Buffer.from(this.l1.subarray(from, to)) };
-  }
-
-  async #barrier(storage: Storage): Promise<void> {
+  /** What was written before it is on the disk before what is written after it; a new image is in no need of that. */
+  async barrier(storage: Storage = this.storage): Promise<void> {
     if (!this.fresh) await storage.flush();
   }
 

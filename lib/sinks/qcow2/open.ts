@@ -19,7 +19,6 @@ import type { Source, SourceRequest } from '../../sources/source.ts';
 import { readPadded, type Storage } from '../../storage/storage.ts';
 import { Qcow2Image } from './image.ts';
 import { ownSource } from './own-source.ts';
-import { rebuildRefcounts } from './rebuild.ts';
 import { Qcow2Target } from './target.ts';
 
 const traceOpen = tracePoint('qcow2_open_target');
@@ -31,7 +30,7 @@ export interface Qcow2OpenRequest extends SourceRequest {
 
 /**
  * Opens an existing image for writing. An image marked corrupt, encrypted or with features unknown here is
- * refused; one marked dirty gets its refcounts rebuilt first.
+ * refused; one marked dirty is repaired first.
  */
 export async function openQcow2Target(request: Qcow2OpenRequest): Promise<Qcow2Target> {
   try {
@@ -57,6 +56,10 @@ async function openImage(request: Qcow2OpenRequest): Promise<Qcow2Image> {
   refuse(storage, header);
   checkTables(header);
   const geometry = geometryOf(header);
+  if ((header.incompatible & Incompatible.dirty) !== 0n) {
+    const { repairDirtyImage } = await import('./check/index.ts');
+    await repairDirtyImage(storage, { header, tail, geometry });
+  }
   // Padding behind the entries belongs to the table's last cluster.
   const l1 = await readTable(storage, { offset: header.l1Offset, bytes: header.l1Entries * 8, what: 'L1 table' });
   const refcountTable = await readTable(storage, {
@@ -67,7 +70,7 @@ async function openImage(request: Qcow2OpenRequest): Promise<Qcow2Image> {
   if (traceOpen.enabled) traceOpen.emit({ file: storage.name, size: header.size, snapshots: header.snapshotCount });
   const data = await openData(request, header, tail);
   try {
-    const image = new Qcow2Image({
+    return new Qcow2Image({
       storage,
       data,
       header,
@@ -78,8 +81,6 @@ async function openImage(request: Qcow2OpenRequest): Promise<Qcow2Image> {
       backing: request.backing,
       fresh: false,
     });
-    if ((header.incompatible & Incompatible.dirty) !== 0n) await rebuildRefcounts(image);
-    return image;
   } catch (error) {
     if (data !== storage) await data.close().catch(() => {});
     throw error;

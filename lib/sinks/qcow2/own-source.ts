@@ -1,4 +1,3 @@
-import { decodeL1Entry } from '../../layouts/qcow2/index.ts';
 import { Qcow2Source } from '../../sources/qcow2/source.ts';
 import type { TableProvider } from '../../sources/qcow2/tables.ts';
 import type { Qcow2Image } from './image.ts';
@@ -16,9 +15,9 @@ export function ownSource(image: Qcow2Image): Qcow2Source {
 function imageTables(image: Qcow2Image): TableProvider {
   return {
     get entries() {
-      return image.l1.length / 8;
+      return image.activeL1.entries;
     },
-    tableOffset: (l1Index) => decodeL1Entry(image.l1, l1Index * 8, image.geometry.clusterSize).offset,
+    tableOffset: (l1Index) => image.activeL1.entry(l1Index).offset,
     peek: (offset) => image.tables.peek(offset)?.bytes,
     load: (offsets) => image.metadata.run(() => image.loadTables(offsets)),
   };

@@ -1,6 +1,6 @@
 import { alignUp } from '../../core/binary.ts';
 import { ImageError } from '../../core/errors.ts';
-import { Autoclear, decodeL1Entry, encodeEntry, l1EntriesFor, MAX_L1_BYTES } from '../../layouts/qcow2/index.ts';
+import { Autoclear, l1EntriesFor, MAX_L1_BYTES } from '../../layouts/qcow2/index.ts';
 import type { Qcow2Image } from './image.ts';
 import type { Preallocation } from './options.ts';
 import { preallocate } from './preallocate.ts';
@@ -35,12 +35,11 @@ export async function preallocateGrowth(image: Qcow2Image, { from, preallocation
  * metadata lock.
  */
 export async function reclaimTail(image: Qcow2Image): Promise<void> {
-  const { clusterSize, l2Coverage } = image.geometry;
-  for (let index = Math.ceil(image.header.size / l2Coverage); index * 8 < image.l1.length; index += 1) {
-    const { offset } = decodeL1Entry(image.l1, index * 8, clusterSize);
+  const { l2Coverage } = image.geometry;
+  for (let index = Math.ceil(image.header.size / l2Coverage); index < image.activeL1.entries; index += 1) {
+    const { offset } = image.activeL1.entry(index);
     if (offset === 0) continue;
-    encodeEntry(image.l1, index * 8, 0, { copied: false });
-    image.markL1(index);
+    image.activeL1.set(index, 0, false);
     image.refcounts.release(offset, 1);
   }
   await image.commit();

@@ -14,7 +14,7 @@ export async function expandZeroClusters(
   target: Qcow2Target,
   onTable: (done: number, tables: number) => void,
 ): Promise<void> {
-  const tables = image.l1.length / 8;
+  const tables = image.activeL1.entries;
   for (let l1Index = 0; l1Index < tables; l1Index += 1) {
     const backed = await image.metadata.run(() => giveUpUnbacked(image, l1Index));
     for (const range of backed) await writeZeros(range, (at, zeros) => target.write(at, zeros));

@@ -2,7 +2,8 @@ import { ImageError } from '../../../core/errors.ts';
 import { tracePoint } from '../../../core/trace.ts';
 import { inContext } from '../../../sources/qcow2/context.ts';
 import { openData } from '../../../sources/qcow2/data-file.ts';
-import { readHead } from '../../../sources/qcow2/head.ts';
+import { type Qcow2Head, readHead } from '../../../sources/qcow2/head.ts';
+import type { Storage } from '../../../storage/storage.ts';
 import type { CheckReport, CheckRequest } from '../../checks.ts';
 import { hasStaleBitmaps } from './bitmaps.ts';
 import { type Comparison, RefcountComparison } from './compare.ts';
@@ -26,6 +27,18 @@ export async function checkQcow2(request: CheckRequest): Promise<CheckReport> {
   } catch (error) {
     throw inContext(error, request.storage.name);
   }
+}
+
+/**
+ * Makes an image usable again whose dirty bit says that refcounts and copied flags were not written ("incompatible features", bit 0).
+ * `head` is told of what the header says afterwards. `corrupt` where something is left that is wrong: the image is then for a check.
+ */
+export async function repairDirtyImage(storage: Storage, head: Qcow2Head): Promise<void> {
+  const image = new CheckedImage(storage, head, () => {});
+  await image.readRefcountTable();
+  const { corruptions, checkErrors } = await new Check(image, fixOf('all')).run();
+  if (corruptions + checkErrors === 0) return;
+  throw new ImageError('corrupt', 'Could not repair dirty image: Input/output error', { file: storage.name });
 }
 
 function fixOf(repair: CheckRequest['repair']): Fix {

@@ -38,8 +38,7 @@ export async function clearCopied(image: Qcow2Image, l1: Buffer): Promise<void> 
 export async function restoreCopied(image: Qcow2Image): Promise<void> {
   const single = async (offset: number, l1Index: number): Promise<boolean> => {
     const alone = (await image.refcounts.get(offset)) === 1;
-    const { copied } = decodeL1Entry(image.l1, l1Index * 8, image.geometry.clusterSize);
-    if (alone !== copied) image.setTableCopied(l1Index, alone);
+    if (alone !== image.activeL1.entry(l1Index).copied) image.activeL1.set(l1Index, offset, alone);
     return alone;
   };
   for await (const tables of tablesUnder(image, image.l1, single)) {

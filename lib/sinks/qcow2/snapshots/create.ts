@@ -1,5 +1,5 @@
 import { ImageError } from '../../../core/errors.ts';
-import { decodeL1Entry, MAX_SNAPSHOTS } from '../../../layouts/qcow2/index.ts';
+import { MAX_SNAPSHOTS } from '../../../layouts/qcow2/index.ts';
 import type { Qcow2Image } from '../image.ts';
 import {
   beginChange,
@@ -41,8 +41,9 @@ export async function createSnapshot(image: Qcow2Image, name: string): Promise<v
   await image.commit();
   await image.storage.flush();
   await clearCopied(image, l1);
-  for (let index = 0; index * 8 < image.l1.length; index += 1) {
-    if (decodeL1Entry(image.l1, index * 8, image.geometry.clusterSize).copied) image.setTableCopied(index, false);
+  for (let index = 0; index < image.activeL1.entries; index += 1) {
+    const { offset, copied } = image.activeL1.entry(index);
+    if (copied) image.activeL1.set(index, offset, false);
   }
   await switchHeader(image, {
     snapshotCount: table.entries.length + 1,
