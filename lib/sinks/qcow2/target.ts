@@ -8,6 +8,7 @@ import type { BitmapEditor, ClusterCompressor, Target } from '../target.ts';
 import { type GuestRange, writeZeros } from '../zeros.ts';
 import { setBacking } from './backing.ts';
 import { Qcow2BitmapEditor } from './bitmaps/index.ts';
+import { abandon, completeAndClose } from './close.ts';
 import { clusterCompressor, writeCompressedCluster } from './compressed.ts';
 import { makeEmpty } from './empty.ts';
 import type { Qcow2Image } from './image.ts';
@@ -22,9 +23,6 @@ export interface Qcow2TargetOptions {
   /** What was never written reads as zeros. */
   readsAsZero: boolean;
 }
-
-/** The header's first field, without which a device holds no image. */
-const MAGIC_BYTES = 4;
 
 /** A qcow2 image open for writing: the one write path of new and of existing images. */
 export class Qcow2Target implements Target {
@@ -181,38 +179,11 @@ export class Qcow2Target implements Target {
   }
 
   close(): Promise<void> {
-    this.#closing ??= this.#inContext(() => this.#close());
+    this.#closing ??= this.#inContext(async () => {
+      await this.#locks.settle();
+      await completeAndClose({ image: this.#image, source: this.source }, this.#changed);
+    });
     return this.#closing;
-  }
-
-  async #close(): Promise<void> {
-    const image = this.#image;
-    await this.#locks.settle();
-    try {
-      await image.metadata.run(async () => {
-        await image.commit();
-        await image.bitmaps.finishRecording();
-        // Carrying releases out changes refcounts once more.
-        await image.commit();
-        await this.#complete();
-      });
-    } catch (error) {
-      await this.#closeStorages(image.fresh).catch(() => {});
-      throw error;
-    }
-    await this.#closeStorages(false);
-  }
-
-  /** All is written; now the file gets its end, and a new one its header. */
-  async #complete(): Promise<void> {
-    const { storage, data, external, fresh, geometry } = this.#image;
-    if (external) await data.flush();
-    const end = alignUp(storage.size, geometry.clusterSize);
-    if (this.#changed && !storage.fixedSize && storage.size < end) await storage.truncate(end);
-    await storage.flush();
-    if (!fresh) return;
-    await this.#image.writeHeader();
-    await storage.flush();
   }
 
   abort(): Promise<void> {
@@ -221,38 +192,8 @@ export class Qcow2Target implements Target {
   }
 
   async #abort(): Promise<void> {
-    const image = this.#image;
     await this.#locks.settle();
-    // An existing image keeps what was written so far, as a valid image.
-    if (!image.fresh) await image.metadata.run(() => this.#keepWritten()).catch(() => {});
-    await this.#closeStorages(image.fresh);
-  }
-
-  async #keepWritten(): Promise<void> {
-    await this.#image.commit();
-    await this.#image.bitmaps.finishRecording();
-    await this.#image.commit();
-  }
-
-  async #closeStorages(discard: boolean): Promise<void> {
-    const { storage, data, external } = this.#image;
-    await this.source.close();
-    if (discard) await this.#makeUnrecognisable();
-    try {
-      if (external) await data.close({ discard });
-    } finally {
-      await storage.close({ discard });
-    }
-  }
-
-  /**
-   * A file that was there before stays, and the header may be in it already when the last flush fails: nobody shall
-   * take it for a disk. What is broken beneath may refuse even that.
-   */
-  async #makeUnrecognisable(): Promise<void> {
-    const { storage } = this.#image;
-    const emptied = storage.fixedSize ? storage.write(0, Buffer.alloc(MAGIC_BYTES)) : storage.truncate(0);
-    await emptied.catch(() => {});
+    await abandon({ image: this.#image, source: this.source });
   }
 
   /** Runs an operation that changes the range, after what every change must be preceded by. */
