@@ -1,18 +1,17 @@
-/** Ciphers by QEMU's names (QAPI QCryptoCipherAlgorithm): those that a LUKS container can be made with. */
-export type CipherName =
-  | 'aes-128'
-  | 'aes-192'
-  | 'aes-256'
-  | 'cast5-128'
-  | 'serpent-128'
-  | 'serpent-192'
-  | 'serpent-256'
-  | 'twofish-128'
-  | 'twofish-192'
-  | 'twofish-256';
+import { ImageError } from '../core/errors.ts';
+import { blockCipher, type CipherName, cipherKeyBytes } from './block-cipher.ts';
+import type { HashName } from './hash.ts';
+import { type IvGenerator, type IvWriter, ivWriter } from './iv.ts';
+import { cbc } from './modes/cbc.ts';
+import { ctr } from './modes/ctr.ts';
+import { ecb } from './modes/ecb.ts';
+import { type Mode, PIECE } from './modes/mode.ts';
+import { xts } from './modes/xts.ts';
+
+export type { CipherName } from './block-cipher.ts';
+export type { HashName } from './hash.ts';
+export type { IvGenerator } from './iv.ts';
 export type CipherMode = 'ecb' | 'cbc' | 'xts' | 'ctr';
-export type IvGenerator = 'plain' | 'plain64' | 'plain64be' | 'essiv';
-export type HashName = 'md5' | 'sha1' | 'sha224' | 'sha256' | 'sha384' | 'sha512' | 'ripemd160';
 
 /** How the sectors of a disk are encrypted. */
 export interface SectorCipherSpec {
@@ -48,4 +47,59 @@ export interface DiskCipher {
   decrypt(bytes: Buffer, offset: number): Promise<void>;
   /** Lets go of threads. Idempotent; what is under way ends first. */
   close(): Promise<void>;
+}
+
+const MAX_SECTOR = 4096;
+
+/** Bytes of the key that `cipher` takes in `mode`. */
+export function keyBytes(cipher: CipherName, mode: CipherMode): number {
+  return cipherKeyBytes(cipher) * (mode === 'xts' ? 2 : 1);
+}
+
+/** The cipher of `spec`; an ImageError, in QEMU's words where it has any, for what there is none of. */
+export function sectorCipher(spec: SectorCipherSpec): SectorCipher {
+  const { cipher, mode: name, key, sectorSize } = spec;
+  if (sectorSize < 512 || sectorSize > MAX_SECTOR || !Number.isInteger(Math.log2(sectorSize))) {
+    throw new ImageError('unsupported', `Encrypted sectors of ${sectorSize} bytes are not supported`);
+  }
+  if (key.length !== keyBytes(cipher, name)) {
+    const message = `A key of ${cipher} in ${name} mode has ${keyBytes(cipher, name)} bytes, not ${key.length}`;
+    throw new ImageError('invalid', message);
+  }
+  const mode = modeOf(spec);
+  const inPieces = (work: Mode['encrypt']) => (bytes: Buffer, offset: number) => {
+    checkPlace(bytes, offset, sectorSize);
+    for (let at = 0; at < bytes.length; at += PIECE) {
+      work(bytes.subarray(at, at + PIECE), (offset + at) / 512);
+    }
+  };
+  return { sectorSize, encrypt: inPieces(mode.encrypt), decrypt: inPieces(mode.decrypt) };
+}
+
+function modeOf(spec: SectorCipherSpec): Mode {
+  const { cipher: name, mode, key, sectorSize } = spec;
+  if (mode === 'xts') {
+    const half = key.length / 2;
+    const cipher = blockCipher(name, key.subarray(0, half));
+    if (cipher.blockSize !== 16) throw new ImageError('unsupported', `Unsupported cipher mode ${mode}`);
+    return xts(cipher, blockCipher(name, key.subarray(half)), ivs(spec, 16), sectorSize);
+  }
+  const cipher = blockCipher(name, key);
+  if (mode === 'ecb') {
+    // An IV that can't be made is an error even where none is needed.
+    if (spec.ivGenerator !== null) ivs(spec, cipher.blockSize);
+    return ecb(cipher);
+  }
+  return (mode === 'cbc' ? cbc : ctr)(cipher, ivs(spec, cipher.blockSize), sectorSize);
+}
+
+function ivs({ cipher, mode, ivGenerator: generator, ivHash: hash, key }: SectorCipherSpec, size: number): IvWriter {
+  if (generator === null) throw new ImageError('invalid', `Cipher mode ${mode} needs an IV generator`);
+  return ivWriter({ generator, hash, cipher, key }, size);
+}
+
+function checkPlace(bytes: Buffer, offset: number, sectorSize: number): void {
+  if (bytes.length % sectorSize !== 0 || offset % sectorSize !== 0) {
+    throw new ImageError('invalid', `${bytes.length} bytes at ${offset} are no whole sectors of ${sectorSize} bytes`);
+  }
 }
