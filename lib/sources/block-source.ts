@@ -3,6 +3,7 @@ import { tracePoint } from '../core/trace.ts';
 import type { Storage } from '../storage/storage.ts';
 import { Block, type BlockTables, type BlockView } from './block-table.ts';
 import { inContext } from './context.ts';
+import type { ClusterCipher } from './encryption/cluster-cipher.ts';
 import { withHoles } from './holes.ts';
 import { ExtentCollector, ReadPlan } from './plans.ts';
 import { Run, RunBuilder, type RunKind, type RunSink } from './runs.ts';
@@ -34,6 +35,8 @@ export interface BlockSourceOptions {
   opaque?: boolean;
   /** The file may end within its last block, the rest of which reads as zeros. */
   shortLastBlock?: boolean;
+  /** Blocks that are not packed are encrypted. */
+  cipher?: ClusterCipher | null;
   /** Closes what the source opened itself. */
   close?(): Promise<void>;
 }
@@ -85,7 +88,7 @@ export class BlockSource implements Source {
   }
 
   async map(offset: number, length: number): Promise<Extent[]> {
-    const collector = new ExtentCollector(this, this.#data);
+    const collector = new ExtentCollector(this, this.#options.cipher ? null : this.#data);
     const end = await this.#walk(offset, offset + length, collector);
     if (this.#options.showHoles === true) collector.extents = await withHoles(collector.extents);
     if (traceMap.enabled) traceMap.emit({ file: this.name, offset, end, extents: collector.extents.length });
@@ -116,8 +119,8 @@ export class BlockSource implements Source {
   }
 
   #plan(): ReadPlan {
-    const { shortLastBlock } = this.#options;
-    return new ReadPlan(this, this.#data, this.granularity, { padEnd: shortLastBlock });
+    const { shortLastBlock, cipher } = this.#options;
+    return new ReadPlan(this, this.#data, this.granularity, { padEnd: shortLastBlock, cipher });
   }
 
   async #gather(plan: ReadPlan, offset: number, buffer: Buffer): Promise<void> {

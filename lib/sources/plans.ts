@@ -3,6 +3,7 @@ import { type Extent, extent, pushExtent } from '../core/extent.ts';
 import { allSettled } from '../core/turns.ts';
 import { Window } from '../core/window.ts';
 import { readPadded, type Storage } from '../storage/storage.ts';
+import type { ClusterCipher } from './encryption/cluster-cipher.ts';
 import { Run, type RunKind, type RunSink } from './runs.ts';
 import type { Source } from './source.ts';
 import type { PackedBlock, Unpacker } from './unpacker.ts';
@@ -16,9 +17,10 @@ const EXTENT_KINDS = ['unallocated', 'zero', 'data', 'data'] as const;
 export class ExtentCollector implements RunSink {
   extents: Extent[] = [];
   readonly #layer: Source;
-  readonly #data: Storage;
+  readonly #data: Storage | null;
 
-  constructor(layer: Source, data: Storage) {
+  /** @param data where the bytes lie plain; null: they don't */
+  constructor(layer: Source, data: Storage | null) {
     this.#layer = layer;
     this.#data = data;
   }
@@ -31,7 +33,7 @@ export class ExtentCollector implements RunSink {
     const each = extent(offset, length, EXTENT_KINDS[kind]);
     each.layer = this.#layer;
     each.compressed = kind === Run.compressed;
-    if (host >= 0) {
+    if (host >= 0 && this.#data !== null) {
       each.host = this.#data;
       each.hostOffset = host;
     }
@@ -42,23 +44,43 @@ export class ExtentCollector implements RunSink {
 /** Plain reads of one plan in flight; several plans may run at once. */
 const MAX_READS = 16;
 
+export interface ReadPlanOptions {
+  /** The file may end within its last block, the rest of which reads as zeros. */
+  padEnd?: boolean;
+  /** Plain blocks are encrypted. */
+  cipher?: ClusterCipher | null;
+}
+
+/** Guest bytes that lie in the file, and where they are wanted. */
+interface PlainRead {
+  guest: number;
+  host: number;
+  target: Buffer;
+}
+
 /** Gathers what a read needs, so that compressed neighbours go together, and then reads it. */
 export class ReadPlan implements RunSink {
   readonly #layer: Pick<Source, 'name' | 'format'>;
   readonly #data: Storage;
   readonly #blockSize: number;
   readonly #padEnd: boolean;
-  readonly #plain: { host: number; target: Buffer }[] = [];
+  readonly #cipher: ClusterCipher | null;
+  readonly #plain: PlainRead[] = [];
   readonly #packed: PackedBlock[] = [];
   #offset = 0;
   #buffer: Buffer = NOTHING;
 
-  /** @param padEnd the file may end within its last block, the rest of which reads as zeros */
-  constructor(layer: Pick<Source, 'name' | 'format'>, data: Storage, blockSize: number, { padEnd = false } = {}) {
+  constructor(
+    layer: Pick<Source, 'name' | 'format'>,
+    data: Storage,
+    blockSize: number,
+    { padEnd = false, cipher = null }: ReadPlanOptions = {},
+  ) {
     this.#layer = layer;
     this.#data = data;
     this.#blockSize = blockSize;
     this.#padEnd = padEnd;
+    this.#cipher = cipher;
   }
 
   /** Runs that follow are for `buffer`, whose first byte is the guest byte at `offset`. */
@@ -83,7 +105,7 @@ export class ReadPlan implements RunSink {
         offset: host,
       });
     }
-    this.#plain.push({ host, target });
+    this.#plain.push({ guest: offset, host, target });
   }
 
   compressed(offset: number, host: number, packedLength: number): void {
@@ -102,20 +124,21 @@ export class ReadPlan implements RunSink {
   }
 
   async #readPlain(): Promise<void> {
-    const read = this.#padEnd ? readPadded : readWhole;
-    if (this.#plain.length === 1) return read(this.#data, this.#plain[0].host, this.#plain[0].target);
+    if (this.#plain.length === 1) return this.#read(this.#plain[0]);
     const window = new Window(MAX_READS);
     try {
-      for (const { host, target } of this.#plain) await window.enter(() => read(this.#data, host, target));
+      for (const each of this.#plain) await window.enter(() => this.#read(each));
     } finally {
       await window.settle();
     }
     await window.drain();
   }
+
+  #read(plain: PlainRead): Promise<void> {
+    const { host, target } = plain;
+    if (this.#cipher !== null) return this.#cipher.read(this.#data, plain, target);
+    return this.#padEnd ? readPadded(this.#data, host, target) : this.#data.read(host, target);
+  }
 }
 
 const NOTHING = Buffer.alloc(0);
-
-function readWhole(storage: Storage, offset: number, buffer: Buffer): Promise<void> {
-  return storage.read(offset, buffer);
-}
