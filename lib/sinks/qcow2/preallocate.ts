@@ -9,17 +9,22 @@ import type { Preallocation } from './options.ts';
  * space, `full` writes zeros to them. With extended L2 entries the subclusters stay unallocated, so that a
  * backing file shows through.
  * @param from guest clusters before this offset stay as they are
+ * @param to where the disk ends, or will end when it has grown
  */
-export async function preallocate(image: Qcow2Image, mode: Preallocation, from = 0): Promise<void> {
+export async function preallocate(
+  image: Qcow2Image,
+  mode: Preallocation,
+  { from, to }: { from: number; to: number } = { from: 0, to: image.header.size },
+): Promise<void> {
   if (mode === 'off') return;
   const { clusterSize, l2Entries } = image.geometry;
-  const clusters = Math.ceil(image.header.size / clusterSize);
+  const clusters = Math.ceil(to / clusterSize);
   for (let cluster = Math.ceil(from / clusterSize); cluster < clusters; ) {
     const count = Math.min(l2Entries - (cluster % l2Entries), clusters - cluster);
     await image.metadata.run(() => preallocateTable(image, { cluster, count, mode }));
     cluster += count;
   }
-  if (image.external) await fill(image.data, { offset: from, length: image.header.size - from, mode });
+  if (image.external) await fill(image.data, { offset: from, length: to - from, mode });
 }
 
 interface ClusterSpan {

@@ -19,15 +19,17 @@ export function checkResize({ header, storage, fresh }: Qcow2Image, size: number
 
 /** What is added to the disk, and how. */
 export interface Growth {
-  /** Guest bytes before. */
+  /** Guest bytes before, and after. */
   from: number;
+  to: number;
   preallocation: Preallocation;
 }
 
-/** Gives what was added to a disk its host clusters. Raw data files show all clusters of the disk from the start. */
-export async function preallocateGrowth(image: Qcow2Image, { from, preallocation }: Growth): Promise<void> {
+/** Gives what is added to a disk its host clusters. Raw data files show all clusters of the disk from the start. */
+export async function preallocateGrowth(image: Qcow2Image, growth: Growth): Promise<void> {
+  const { preallocation } = growth;
   const isRaw = (image.header.autoclear & Autoclear.rawDataFile) !== 0n;
-  await preallocate(image, isRaw && preallocation === 'off' && !image.fresh ? 'metadata' : preallocation, from);
+  await preallocate(image, isRaw && preallocation === 'off' ? 'metadata' : preallocation, growth);
 }
 
 /**
@@ -51,12 +53,24 @@ export async function reclaimTail(image: Qcow2Image): Promise<void> {
   if (end < image.storage.size) await image.storage.truncate(end);
 }
 
-/**
- * Changes the guest size in the header and, where it no longer suffices, moves the L1 table to a larger
- * place. Under the metadata lock. An L1 table that could be shorter stays as it is.
- */
+/** Changes the guest size in the header, and what depends on it. Under the metadata lock. */
 export async function resize(image: Qcow2Image, size: number): Promise<void> {
-  if (!image.fresh) await image.bitmaps.checkResize(size);
+  await reach(image, size);
+  // The header tells of the new size and of bitmaps of that size at once.
+  if (!image.fresh) {
+    await image.bitmaps.checkResize(size);
+    await image.bitmaps.prepareResize(size);
+  }
+  image.header.size = size;
+  image.markHeader();
+  if (!image.fresh) await image.commit();
+}
+
+/**
+ * Moves the L1 table to a larger place where it does not reach so far; one that could be shorter stays as it is. Under the
+ * metadata lock.
+ */
+export async function reach(image: Qcow2Image, size: number): Promise<void> {
   const entries = l1EntriesFor(size, image.geometry);
   if (entries * 8 > MAX_L1_BYTES) {
     throw new ImageError('no-space', 'Failed to grow the L1 table: File too large', {
@@ -67,11 +81,6 @@ export async function resize(image: Qcow2Image, size: number): Promise<void> {
     });
   }
   if (entries > image.header.l1Entries) await moveL1(image, entries);
-  // The header tells of the new size and of bitmaps of that size at once.
-  if (!image.fresh) await image.bitmaps.prepareResize(size);
-  image.header.size = size;
-  image.markHeader();
-  if (!image.fresh) await image.commit();
 }
 
 async function moveL1(image: Qcow2Image, needed: number): Promise<void> {

@@ -13,7 +13,7 @@ import { clusterCompressor, writeCompressedCluster } from './compressed.ts';
 import { makeEmpty } from './empty.ts';
 import type { Qcow2Image } from './image.ts';
 import type { Preallocation } from './options.ts';
-import { checkResize, type Growth, preallocateGrowth, reclaimTail, resize } from './resize.ts';
+import { checkResize, type Growth, preallocateGrowth, reach, reclaimTail, resize } from './resize.ts';
 import { writeSegment } from './write.ts';
 import { type Clearing, clearSegment } from './zero.ts';
 
@@ -87,10 +87,10 @@ export class Qcow2Target implements Target {
     });
   }
 
-  async #clear(offset: number, length: number, clearing: Clearing): Promise<void> {
+  async #clear(offset: number, length: number, clearing: Clearing, diskEnd = this.size): Promise<void> {
     const left: GuestRange[] = [];
     await this.#eachTable({ start: offset, end: offset + length }, async ({ l1Index, start, end }) => {
-      left.push(...(await clearSegment(this.#image, { l1Index, start, end, clearing })));
+      left.push(...(await clearSegment(this.#image, { l1Index, start, end, clearing, diskEnd })));
     });
     for (const range of left) await writeZeros(range, (at, zeros) => this.#write(at, zeros));
   }
@@ -121,29 +121,46 @@ export class Qcow2Target implements Target {
     return this.#inContext(async () => {
       checkResize(this.#image, size, preallocation);
       if (!this.#image.fresh) await this.#image.metadata.run(() => this.#image.bitmaps.checkResize(size));
-      const growth = { from: this.size, preallocation: preallocation as Preallocation };
-      await this.#change('truncate', { offset: 0, length: 0 }, () => this.#truncate(size, growth));
+      const growth = { from: this.size, to: size, preallocation: preallocation as Preallocation };
+      await this.#change('truncate', { offset: 0, length: 0 }, () => this.#truncate(growth));
     });
   }
 
-  async #truncate(size: number, growth: Growth): Promise<void> {
-    const old = growth.from;
-    const { metadata, fresh, backing, external, data } = this.#image;
-    if (size < old) await this.#clear(size, old - size, 'discard');
+  async #truncate(growth: Growth): Promise<void> {
+    const { from, to } = growth;
+    const { metadata, fresh, external, data } = this.#image;
+    if (to < from) await this.#clear(to, from - to, 'discard');
     await this.#locks.settle();
-    if (external && !data.fixedSize && !fresh && size > old) await data.truncate(size);
-    await metadata.run(() => resize(this.#image, size));
-    if (fresh) return;
-    if (external && !data.fixedSize && size < old) await data.truncate(size);
-    if (size < old) return metadata.run(() => reclaimTail(this.#image));
-    await preallocateGrowth(this.#image, growth).catch(async (error) => {
-      // A disk that could not be given its space keeps its old size.
-      await this.#truncate(old, { from: size, preallocation: 'off' }).catch(() => {});
+    if (to > from && !fresh) await this.#prepareGrowth(growth);
+    await metadata.run(() => resize(this.#image, to));
+    if (fresh || to >= from) return;
+    if (external && !data.fixedSize) await data.truncate(to);
+    await metadata.run(() => reclaimTail(this.#image));
+  }
+
+  /** All that the longer disk will show, before the header tells of it; what fails leaves the disk as it was. */
+  async #prepareGrowth(growth: Growth): Promise<void> {
+    const { from, to } = growth;
+    const { metadata, backing, external, data } = this.#image;
+    const hasOwnEnd = external && !data.fixedSize;
+    await metadata.run(() => reach(this.#image, to));
+    try {
+      if (hasOwnEnd) await data.truncate(to);
+      await preallocateGrowth(this.#image, growth);
+      // What lay behind the old end, in its last cluster or in a longer backing file, must not show up.
+      const end = Math.min(to, Math.max(alignUp(from, this.granularity), backing?.size ?? 0));
+      if (end > from) await this.#clear(from, end - from, 'zero', to);
+      await metadata.run(() => this.#image.commit());
+    } catch (error) {
+      await this.#undoGrowth(growth).catch(() => {});
+      if (hasOwnEnd) await data.truncate(from).catch(() => {});
       throw error;
-    });
-    // What lay behind the old end, in its last cluster or in a longer backing file, must not show up.
-    const end = Math.min(size, Math.max(alignUp(old, this.granularity), backing?.size ?? 0));
-    if (end > old) await this.#clear(old, end - old, 'zero');
+    }
+  }
+
+  async #undoGrowth({ from, to }: Growth): Promise<void> {
+    await this.#clear(from, to - from, 'discard', to);
+    await this.#image.metadata.run(() => reclaimTail(this.#image));
   }
 
   makeEmpty(): Promise<void> {

@@ -17,6 +17,8 @@ export interface ClearRequest {
   start: number;
   end: number;
   clearing: Clearing;
+  /** Where the disk ends, or will end when it has grown. */
+  diskEnd: number;
 }
 
 /**
@@ -27,7 +29,7 @@ export async function clearSegment(image: Qcow2Image, request: ClearRequest): Pr
   const { subclusterSize } = image.geometry;
   const left: GuestRange[] = [];
   // The disk may end within a cluster, whose rest nobody reads.
-  const atEnd = request.end >= image.header.size;
+  const atEnd = request.end >= request.diskEnd;
   const start = alignUp(request.start, subclusterSize);
   const end = atEnd ? alignUp(request.end, subclusterSize) : alignDown(request.end, subclusterSize);
   return image.metadata.run(async () => {
@@ -66,7 +68,7 @@ async function clearWhole(image: Qcow2Image, request: ClearRequest, left: GuestR
       const clusterStart = base + index * clusterSize;
       const end = Math.min(request.end, clusterStart + clusterSize);
       const cleared = clearCluster(image, page, { index, start: at, end, clearing: request.clearing });
-      if (!cleared) pushRange(left, at, Math.min(end, image.header.size));
+      if (!cleared) pushRange(left, at, Math.min(end, request.diskEnd));
       at = end;
     }
   } finally {
