@@ -22,7 +22,7 @@ export function parseJsonFilename(filename: string): Record<string, unknown> {
 }
 
 /** Rewrites 'single-quoted' strings as "double-quoted" ones; everything else stays as it is. */
-function doubleQuoted(text: string): string {
+export function doubleQuoted(text: string): string {
   if (!text.includes("'")) return text;
   return text.replace(/"(?:[^"\\]|\\.)*"|'((?:[^'\\]|\\.)*)'/gs, (token, inner: string | undefined) => {
     if (inner === undefined) return token;
