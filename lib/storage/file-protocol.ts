@@ -3,6 +3,7 @@ import { ImageError } from '../core/errors.ts';
 import { defineOptions, parseOptions } from '../core/options.ts';
 import { openFile } from './file.ts';
 import { FileStorage } from './file-storage.ts';
+import type { Locking } from './locks.ts';
 import { checkOptions, type Protocol, type ProtocolSpec } from './protocol.ts';
 import type { CacheMode, Storage, StorageOpenOptions } from './storage.ts';
 
@@ -41,23 +42,30 @@ async function openHostFile(spec: ProtocolSpec, options: StorageOpenOptions): Pr
     throw new ImageError('invalid', `The '${spec.driver}' block driver requires a file name`);
   }
   checkRuntimeOptions(spec, options);
-  return openFile(spec.filename, { ...options, cache: cacheOf(spec, options.cache ?? 'writeback') });
+  return openFile(spec.filename, {
+    ...options,
+    cache: cacheOf(spec, options.cache ?? 'writeback'),
+    locking: lockingOf(spec),
+  });
 }
 
 function checkRuntimeOptions(spec: ProtocolSpec, options: StorageOpenOptions): void {
   const unsupported = (what: string) => new ImageError('unsupported', what, { file: spec.filename });
   const aio = spec.aio ?? 'threads';
   if (aio === 'native' || aio === 'io_uring') throw unsupported(`aio=${aio} is not supported`);
-  if (aio !== 'threads') throw new ImageError('invalid', `Parameter 'aio' does not accept value '${String(aio)}'`);
-  const locking = spec.locking ?? 'auto';
-  if (locking === 'on' || locking === true) throw unsupported('locking=on is not supported');
-  if (locking !== 'auto' && locking !== 'off' && locking !== false) {
-    throw new ImageError('invalid', `Parameter 'locking' does not accept value '${String(locking)}'`);
-  }
+  if (aio !== 'threads') throw new ImageError('invalid', `invalid parameter value: ${String(aio)}`);
   const { 'read-only': readOnly } = parseOptions(readOnlyOption, { 'read-only': spec['read-only'] });
   if (readOnly && (options.writable || options.create)) {
     throw new ImageError('refused', 'Block node is read-only', { file: spec.filename });
   }
+}
+
+/** `json:` descriptions have truth values. */
+function lockingOf({ locking = 'auto', filename }: ProtocolSpec): Locking {
+  if (locking === 'auto') return locking;
+  if (locking === 'on' || locking === true) return 'on';
+  if (locking === 'off' || locking === false) return 'off';
+  throw new ImageError('invalid', `invalid parameter value: ${String(locking)}`, { file: filename });
 }
 
 const readOnlyOption = defineOptions({ 'read-only': { type: 'bool', help: '', default: false } });

@@ -8,10 +8,11 @@ import { copyRange } from './copy-range.ts';
 import { statDescriptor, truncateDescriptor, unlinkDescriptor } from './descriptor.ts';
 import { Flight } from './flight.ts';
 import { mapHoles } from './hole-map.ts';
+import { FileLocks, type Locking } from './locks.ts';
 import { SizeLock } from './size-lock.ts';
 import { unwrapSlice } from './slice.ts';
 import { DeviceSpace, FileSpace, type Space } from './space.ts';
-import type { CacheMode, CloseOptions, HostRange, Storage, ZeroOptions } from './storage.ts';
+import type { CacheMode, CloseOptions, HostRange, LockRequest, Storage, ZeroOptions } from './storage.ts';
 import { allocateByWriting, writeZeros } from './zeros.ts';
 
 /** An opened file, as `openFile` hands it over. */
@@ -24,6 +25,9 @@ export interface OpenedFile {
   cache: CacheMode;
   /** The file was not there before: it may be removed again. */
   created: boolean;
+  /** What tells the file from others on this machine. */
+  identity: string;
+  locking: Locking;
 }
 
 /** A regular file or a device; made by `openFile`. */
@@ -38,6 +42,7 @@ export class FileStorage implements Storage {
   readonly #io: PositionedIo;
   readonly #space: Space;
   readonly #flight: Flight;
+  readonly #locks: FileLocks;
   readonly #sizeLock = new SizeLock();
   #size: number;
   #tellsHoles: boolean;
@@ -53,6 +58,7 @@ export class FileStorage implements Storage {
     this.#io = file.io;
     this.#space = file.kind === 'file' ? new FileSpace(file.fd) : new DeviceSpace(file.fd);
     this.#flight = new Flight(name);
+    this.#locks = new FileLocks({ name, ...file });
     this.#size = file.size;
     this.#tellsHoles = file.kind === 'file';
   }
@@ -159,6 +165,10 @@ export class FileStorage implements Storage {
     return this.#run('stat', undefined, async () => (await statDescriptor(this.#file.fd)).blocks * 512);
   }
 
+  lock(request: LockRequest): Promise<void> {
+    return this.#run('lock', undefined, () => this.#locks.acquire(request));
+  }
+
   resolve(reference: string): string {
     // QEMU's rule: absolute paths and names with a protocol stand for themselves, all else is put behind the
     // directory as text, without tidying.
@@ -226,6 +236,7 @@ export class FileStorage implements Storage {
   async #close(options: CloseOptions): Promise<void> {
     await this.#flight.close();
     try {
+      this.#locks.release();
       if (options.discard && this.#file.created) await unlinkDescriptor(this.path, this.#file.fd);
       await this.#io.close();
     } catch (error) {

@@ -13,11 +13,14 @@ import {
 } from './descriptor.ts';
 import { directIo } from './direct.ts';
 import { FileStorage } from './file-storage.ts';
+import type { Locking } from './locks.ts';
 import type { CacheMode, Storage, StorageOpenOptions } from './storage.ts';
 
 export interface FileOpenOptions extends StorageOpenOptions {
   /** An open seekable descriptor to use instead of opening `path`, which then only names it; the storage closes it. */
   fd?: number;
+  /** Default `auto`. */
+  locking?: Locking;
 }
 
 const traceOpen = tracePoint('file_open');
@@ -94,6 +97,9 @@ async function prepare(path: string, { fd, flags, created }: OpenedDescriptor, o
     writable: Boolean(options.writable || options.create),
     cache: options.cache ?? 'writeback',
     created,
+    identity: `${stats.dev}:${stats.ino}`,
+    // What is written to a terminal or /dev/null is in nobody's way.
+    locking: stats.isCharacterDevice() ? 'off' : (options.locking ?? 'auto'),
   });
 }
 

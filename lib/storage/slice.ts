@@ -1,6 +1,6 @@
 import { ImageError } from '../core/errors.ts';
 import type { ByteReader } from '../core/extent.ts';
-import type { CloseOptions, HostRange, Storage, ZeroOptions } from './storage.ts';
+import type { CloseOptions, HostRange, LockRequest, Storage, ZeroOptions } from './storage.ts';
 
 /** A window of `size` bytes onto `storage` from `offset` on. Closing the slice closes the storage. */
 export function sliceStorage(storage: Storage, window: { offset: number; size: number }): Storage {
@@ -86,6 +86,10 @@ export class SliceStorage implements Storage {
 
   allocatedBytes(): Promise<number | null> {
     return this.base.allocatedBytes();
+  }
+
+  async lock(request: LockRequest): Promise<void> {
+    await this.base.lock?.(request);
   }
 
   resolve(reference: string): string {

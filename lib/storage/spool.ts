@@ -25,7 +25,7 @@ export async function openSpool(directory: string | null, name: string): Promise
     try {
       const fd = await openNameless(place);
       if (traceSpool.enabled) traceSpool.emit({ directory: place });
-      return await openFile(name, { fd, writable: true, cache: 'unsafe' });
+      return await openFile(name, { fd, writable: true, cache: 'unsafe', locking: 'off' });
     } catch (error) {
       failure ??= error;
     }

@@ -17,6 +17,19 @@ export interface CloseOptions {
   discard?: boolean;
 }
 
+/** What a user of an image file does with it, in the terms of QEMU's block permissions. */
+export type Permission = 'consistent read' | 'write' | 'resize';
+
+/** What is locked in a file that several processes may open. */
+export interface LockRequest {
+  /** What is done with the file: refused where another process denies it. */
+  uses: readonly Permission[];
+  /** What no other process may do meanwhile: refused where one does it already. */
+  denies: readonly Permission[];
+  /** Storages of one file that name the same object share their locks, and do not stand against each other. */
+  image?: object;
+}
+
 /**
  * A place that holds bytes. Offsets and lengths are bytes, below 2^53. Every failure is an
  * ImageError with the errno name as `code`, `name` as `file` and the offset.
@@ -67,6 +80,12 @@ export interface Storage extends ByteReader {
   flush(): Promise<void>;
   /** Bytes of disk space in use (st_blocks × 512), or null where unknown. */
   allocatedBytes(): Promise<number | null>;
+  /**
+   * Takes locks, beside those taken before, and keeps them until the storage is closed. A `locked` ImageError in
+   * qemu-img's words where another process stands against them. Where locks are not to be had nothing happens. Absent:
+   * the place is nobody else's.
+   */
+  lock?(request: LockRequest): Promise<void>;
   /** A filename found inside this one (backing file, data file), relative to its directory. */
   resolve(reference: string): string;
   /** Waits for what is in flight, then closes. Errors of close are errors. Idempotent. */

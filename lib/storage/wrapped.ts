@@ -1,5 +1,5 @@
 import type { ByteReader } from '../core/extent.ts';
-import type { CloseOptions, HostRange, Storage, ZeroOptions } from './storage.ts';
+import type { CloseOptions, HostRange, LockRequest, Storage, ZeroOptions } from './storage.ts';
 
 /** Passes everything on: the base of storages that change one thing about another. Closing closes the other too. */
 export class WrappedStorage implements Storage {
@@ -64,6 +64,9 @@ export class WrappedStorage implements Storage {
   }
   allocatedBytes(): Promise<number | null> {
     return this.inner.allocatedBytes();
+  }
+  async lock(request: LockRequest): Promise<void> {
+    await this.inner.lock?.(request);
   }
   resolve(reference: string): string {
     return this.inner.resolve(reference);
