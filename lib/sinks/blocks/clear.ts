@@ -75,6 +75,11 @@ async function clearBlock(store: BlockStore, { page, block, request, hosts, left
   const end = Math.min(base + blockSize, request.end);
   const entry = checkedEntry(store, page, block);
   if (entry >= 0) {
+    // What a hole decrypts to is no zeros.
+    if (store.cipher) {
+      if (request.clearing !== 'discard') pushRange(left, start, end);
+      return;
+    }
     await store.touch?.(block, 1, entry);
     pushHost(hosts, entry + (start - base), end - start);
     return;

@@ -3,9 +3,9 @@ import type { PackedWriter } from '../packed-writer.ts';
 import type { ClusterCompressor } from '../target.ts';
 import type { BlockStore } from './store.ts';
 
-/** Compresses single blocks, the last one filled up with zeros; absent where the format has no compressed blocks. */
-export function blockCompressor({ packing, blockSize }: BlockStore): ClusterCompressor | undefined {
-  if (packing === undefined) return undefined;
+/** Compresses single blocks, the last one filled up with zeros; absent where the image can have no compressed blocks. */
+export function blockCompressor({ packing, cipher, blockSize }: BlockStore): ClusterCompressor | undefined {
+  if (packing === undefined || cipher) return undefined;
   return {
     unit: blockSize,
     compress: (plain) => packing.compress(plain.length === blockSize ? plain : padded(plain, blockSize)),
@@ -24,7 +24,10 @@ export async function writePacked(
   writer: PackedWriter,
   { offset, length, packed }: { offset: number; length: number; packed: Buffer },
 ): Promise<void> {
-  const { blockSize, packing, name: file, format } = store;
+  const { blockSize, packing, cipher, name: file, format } = store;
+  if (cipher) {
+    throw new ImageError('unsupported', 'Compression and encryption not supported at the same time', { file, format });
+  }
   const whole = length === blockSize || (length < blockSize && offset + length >= store.size);
   if (packing === undefined || offset % blockSize !== 0 || !whole) {
     throw new ImageError('invalid', 'A compressed write must cover one block', { file, format, offset });

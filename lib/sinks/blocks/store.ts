@@ -1,3 +1,4 @@
+import type { ClusterCipher } from '../../sources/encryption/cluster-cipher.ts';
 import type { BackingReference, Source } from '../../sources/source.ts';
 import type { Storage } from '../../storage/storage.ts';
 import type { Mutex } from '../locks.ts';
@@ -59,6 +60,8 @@ export interface BlockStore {
   readonly hasBacking: boolean;
   /** Entries can say `Block.zero`. */
   readonly canZero: boolean;
+  /** Blocks are encrypted with it, and none is packed; the reading half must have it too, and closes it. */
+  readonly cipher?: ClusterCipher | null;
   /** The reading half: it must see every entry that was set, and reads bytes from `data`. */
   readonly source: Source;
 

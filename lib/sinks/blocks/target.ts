@@ -150,6 +150,9 @@ export class BlockTarget implements Target {
     const old = store.size;
     store.checkResize?.(size);
     if (size < old) await this.#clear(size, old, 'discard');
+    // What lay behind the old end, in its last block, must not show up. The store sees to the blocks that are added.
+    const end = Math.min(size, alignUp(old, this.granularity));
+    if (end > old && !store.fresh) await this.#clear(old, end, 'zero');
     // Nobody writes meanwhile: a store may move its table.
     const release = await this.#locks.acquire(0, Number.MAX_SAFE_INTEGER);
     try {
@@ -157,10 +160,6 @@ export class BlockTarget implements Target {
     } finally {
       release();
     }
-    if (store.fresh || store.size <= old) return;
-    // What lay behind the old end, in its last block or in a longer backing file, must not show up.
-    const end = Math.min(store.size, Math.max(alignUp(old, this.granularity), store.backing?.size ?? 0));
-    if (end > old) await this.#clear(old, end, 'zero');
   }
 
   async #close(): Promise<void> {

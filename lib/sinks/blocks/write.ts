@@ -1,6 +1,7 @@
 import { ImageError } from '../../core/errors.ts';
 import { Block } from '../../sources/block-table.ts';
 import { growTo } from '../zeros.ts';
+import { writeBytes, zeroBytes } from './bytes.ts';
 import type { Allocation, BlockStore, TablePage } from './store.ts';
 
 /** Consecutive guest blocks of one table page that lie together in the host file. */
@@ -120,7 +121,8 @@ async function writePiece(store: BlockStore, { segment, piece, page }: PieceWrit
   const start = Math.max(segment.start, base);
   const end = Math.min(segment.end, stop);
   const host = (offset: number) => piece.host + (offset - base);
-  await data.write(host(start), segment.bytes.subarray(start - segment.start, end - segment.start));
+  const bytes = segment.bytes.subarray(start - segment.start, end - segment.start);
+  await writeBytes(store, { guest: start, host: host(start) }, bytes);
   if (piece.made === null) return;
   const { fresh } = piece.made;
   const lastBlock = piece.block + piece.blocks - 1;
@@ -160,11 +162,12 @@ async function fillOld(store: BlockStore, page: TablePage, old: OldBytes): Promi
   if (old.entry === Block.packed) {
     const plain = await unpacked(store, page, old.block);
     const base = old.block * store.blockSize;
-    return store.data.write(to, plain.subarray(start - base, end - base));
+    return writeBytes(store, { guest: start, host: to }, plain.subarray(start - base, end - base));
   }
   const backed = old.entry === Block.unallocated ? backedUpTo(store, start, end) : start;
   await copyBacking(store, start, backed, to);
-  if (backed < end && !old.fresh) await store.data.zero(to + (backed - start), end - backed);
+  const isZero = old.fresh && !store.cipher;
+  if (backed < end && !isZero) await zeroBytes(store, { start: backed, end }, to + (backed - start));
 }
 
 async function unpacked({ packing, name, format }: BlockStore, page: TablePage, block: number): Promise<Buffer> {
@@ -191,6 +194,6 @@ async function copyBacking(store: BlockStore, start: number, end: number, to: nu
   for (let at = start; at < end; at += buffer.length) {
     const part = buffer.subarray(0, Math.min(buffer.length, end - at));
     await store.backing?.read(at, part);
-    await store.data.write(to + (at - start), part);
+    await writeBytes(store, { guest: at, host: to + (at - start) }, part);
   }
 }

@@ -1,5 +1,6 @@
 import { ImageError } from '../../core/errors.ts';
 import { type AnyOptionValues, defineOptions } from '../../core/options.ts';
+import { type WantedEncryption, wantedEncryption } from '../encryption/wanted.ts';
 
 /** The keys of `-o`. */
 export const qcowCreateOptions = defineOptions({
@@ -24,15 +25,9 @@ export const qcowFormattingOrder = [
   'encrypt.key-secret',
 ] as const;
 
-/** Encrypted images can't be made yet: refused, whatever else the options say. */
-export function refuseEncryption(options: AnyOptionValues): void {
-  const { encryption, 'encrypt.format': format, 'encrypt.key-secret': secret } = options;
-  const context = { format: 'qcow', operation: 'create' };
-  if (encryption !== undefined && format !== undefined) {
-    const message = "'encrypt.format' and its alias 'encryption' can't be used at the same time";
-    throw new ImageError('invalid', message, context);
-  }
-  if (encryption === true || format !== undefined || secret !== undefined) {
-    throw new ImageError('unsupported', 'Encrypted images are not supported yet', context);
-  }
+/** How a new image shall be encrypted; null: not at all. */
+export function qcowEncryption(options: AnyOptionValues): WantedEncryption | null {
+  const wanted = wantedEncryption(options);
+  if (wanted?.format !== 'luks') return wanted;
+  throw new ImageError('invalid', 'Unsupported encryption format', { format: 'qcow', operation: 'create' });
 }

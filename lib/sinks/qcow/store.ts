@@ -1,6 +1,7 @@
 import { alignUp, writeU64BE } from '../../core/binary.ts';
 import { tracePoint } from '../../core/trace.ts';
 import { encodeQcowHead, QCOW_HEADER, TABLE_ENTRY } from '../../layouts/qcow.ts';
+import type { ClusterCipher } from '../../sources/encryption/cluster-cipher.ts';
 import { type FirstTable, type QcowHead, qcowShape, qcowSource } from '../../sources/qcow/index.ts';
 import type { Source } from '../../sources/source.ts';
 import type { Storage } from '../../storage/storage.ts';
@@ -20,6 +21,8 @@ export interface QcowStoreOptions {
   end: number;
   /** The opened backing chain, for copy-on-write. */
   backing: Source | null;
+  /** Clusters are encrypted with it. */
+  cipher: ClusterCipher | null;
 }
 
 /**
@@ -36,6 +39,7 @@ export class QcowStore implements BlockStore {
   readonly backing: Source | null;
   readonly hasBacking: boolean;
   readonly canZero = false;
+  readonly cipher: ClusterCipher | null;
   readonly source: Source;
   readonly packing: QcowPacking;
   readonly #head: QcowHead;
@@ -43,7 +47,7 @@ export class QcowStore implements BlockStore {
   readonly tables: WritableTables;
   #end: number;
 
-  constructor({ storage, head, l1, fresh, end, backing }: QcowStoreOptions) {
+  constructor({ storage, head, l1, fresh, end, backing, cipher }: QcowStoreOptions) {
     this.name = storage.name;
     this.storage = storage;
     this.data = storage;
@@ -52,11 +56,12 @@ export class QcowStore implements BlockStore {
     this.fresh = fresh;
     this.backing = backing;
     this.hasBacking = head.backingFile !== null;
+    this.cipher = cipher;
     this.#head = head;
     this.#l1 = l1;
     this.#end = end;
     this.tables = this.#makeTables();
-    this.source = qcowSource({ storage, head, tables: this.tables, writable: true });
+    this.source = qcowSource({ storage, head, tables: this.tables, writable: true, cipher });
     const { clusterBits } = head.geometry;
     this.packing = new QcowPacking({ storage, clusterBits, take: (length) => this.#take(length, 1) });
   }
