@@ -1,15 +1,12 @@
 import { randomBytes, randomUUID } from 'node:crypto';
 import { alignUp } from '../../core/binary.ts';
-import { ImageError } from '../../core/errors.ts';
 import { tracePoint } from '../../core/trace.ts';
 import { diskCipher } from '../../crypto/disk-cipher.ts';
 import { digestBytes } from '../../crypto/hash.ts';
-import { deriveKey, iterationsFor, MIN_ITERATIONS } from '../../crypto/pbkdf2.ts';
-import { type DiskCipher, keyBytes, sectorCipher } from '../../crypto/sector-cipher.ts';
-import { splitKey } from '../../crypto/splitter.ts';
+import { deriveKey, MIN_ITERATIONS } from '../../crypto/pbkdf2.ts';
+import { type DiskCipher, keyBytes } from '../../crypto/sector-cipher.ts';
 import {
   encodeLuksHeader,
-  keyMaterialBytes,
   LUKS_DIGEST_BYTES,
   LUKS_HEADER_AREA,
   LUKS_SALT_BYTES,
@@ -18,18 +15,17 @@ import {
   type LuksHeader,
   type LuksKeySlot,
 } from '../../layouts/luks.ts';
-import { MAX_UNLOCK_ITERATIONS } from '../../sources/encryption/luks.ts';
-import { type LuksCipher, luksCipherWords, parseLuksCipher, sectorSpec } from '../../sources/encryption/luks-cipher.ts';
+import { type LuksCipher, luksCipherWords, sectorSpec } from '../../sources/encryption/luks-cipher.ts';
+import { countIterations, ERASED_SLOT, fillSlot } from './key-slot.ts';
 import { checkLuksSettings, type LuksSettings } from './luks-options.ts';
 
+export { amendLuks, luksAmendOptions } from './key-slots.ts';
 export { type LuksSettings, luksOptions, parseLuksOptions } from './luks-options.ts';
 
 /** Key material begins at multiples of this: a flash page, says the specification. */
 const SLOT_ALIGNMENT = 4096;
 /** The digest of the master key takes an eighth of the time of a key slot. */
 const DIGEST_SHARE = 8;
-/** More could be written, but would not be opened again. */
-const MAX_SLOT_ITERATIONS = MAX_UNLOCK_ITERATIONS / 4;
 
 const tracePrepare = tracePoint('luks_prepare');
 
@@ -91,40 +87,6 @@ function emptySlots(settings: LuksCipher): LuksKeySlot[] {
     keyOffset: LUKS_HEADER_AREA + index * room,
     stripes: LUKS_STRIPES,
   }));
-}
-
-/** What the header says of a slot that is not in use, beside where its room is. */
-export const ERASED_SLOT = { active: false, iterations: 0, salt: Buffer.alloc(LUKS_SALT_BYTES) } as const;
-
-export interface SlotSecrets {
-  index: number;
-  masterKey: Buffer;
-  passphrase: Uint8Array;
-  iterations: number;
-}
-
-/** The key slot of that index with the master key for a passphrase, and the key material for its place. */
-export async function fillSlot(
-  header: LuksHeader,
-  { index, masterKey, passphrase, iterations }: SlotSecrets,
-): Promise<{ slot: LuksKeySlot; material: Buffer }> {
-  const cipher = parseLuksCipher(header);
-  const slot = { ...header.slots[index], active: true, iterations, salt: randomBytes(LUKS_SALT_BYTES) };
-  const key = await deriveKey(cipher.hash, passphrase, slot.salt, iterations, header.keyBytes);
-  const material = Buffer.alloc(keyMaterialBytes(header, slot));
-  splitKey(cipher.hash, masterKey, slot.stripes).copy(material);
-  sectorCipher(sectorSpec(cipher, key)).encrypt(material, 0);
-  return { slot, material };
-}
-
-/** PBKDF2 iterations of a key slot that takes so many milliseconds to unlock. */
-export function countIterations({ cipher, mode, hash }: LuksCipher, milliseconds: number): number {
-  const count = iterationsFor(hash, milliseconds, keyBytes(cipher, mode));
-  if (count <= MAX_SLOT_ITERATIONS) return count;
-  throw new ImageError(
-    'invalid',
-    `PBKDF iterations ${count} larger than ${MAX_SLOT_ITERATIONS}: Numerical result out of range`,
-  );
 }
 
 /** A digest is one block of PBKDF2, and the key of a slot perhaps several, each of which takes as long. */
