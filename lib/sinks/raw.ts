@@ -160,14 +160,18 @@ class RawTarget implements Target {
     this.#window.size = whole;
   }
 
-  /** A file that is there gets the very length that was asked for, whole sectors or not. */
+  /**
+   * A file that is there gets the very length that was asked for, whole sectors or not. The length first: it is the disk's, and space
+   * that is being filled must not show as one of many sizes.
+   */
   async #resize(end: number, preallocation: Preallocation): Promise<void> {
     const old = this.#storage.size;
     try {
-      await preallocate(this.#storage, old, end - old, preallocation);
       await this.#truncateStorage(end);
+      if (preallocation !== 'off') await this.#storage.flush();
+      await preallocate(this.#storage, old, end - old, preallocation);
     } catch (error) {
-      // What was added so far would show as a longer disk.
+      // What has been added would show as a longer disk.
       if (!this.#storage.fixedSize && this.#storage.size > old && old < end) {
         await this.#storage.truncate(old).catch(() => {});
       }

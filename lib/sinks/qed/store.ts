@@ -166,15 +166,37 @@ export class QedStore implements BlockStore {
 
   async resize(size: number): Promise<void> {
     this.checkResize(size);
+    const old = this.size;
     const entries = l1EntriesFor(size, qedGeometry(this.#header));
-    if (size < this.size) await this.#forgetBehind(size);
+    if (size < old) await this.#forgetBehind(size);
     if (entries * ENTRY_BYTES > this.#l1.length) {
       const longer = await readL1(this.storage, this.#header, size);
       this.#l1.copy(longer);
       this.#l1 = longer;
     }
     this.#header.size = size;
-    if (!this.fresh) await this.#writeHeader();
+    if (this.fresh) return;
+    try {
+      await this.#hideBacking(old);
+      // All that the longer disk shows, before the header tells of it.
+      await this.commit();
+      await this.storage.flush();
+    } catch (error) {
+      this.#header.size = old;
+      throw error;
+    }
+    await this.#writeHeader();
+  }
+
+  /** Blocks behind `from`, where the disk ended, read as zeros, also where the backing file is longer. */
+  async #hideBacking(from: number): Promise<void> {
+    const stop = Math.ceil(Math.min(this.size, this.backing?.size ?? 0) / this.blockSize);
+    for (let block = Math.ceil(from / this.blockSize); block < stop; ) {
+      const end = Math.min(stop, this.tables.pageEnd(block));
+      const page = await this.tables.pageForWrite(block);
+      for (; block < end; block += 1) page.set(block, Block.zero);
+      page.release();
+    }
   }
 
   /** In one write, with the name right behind the header, as QEMU has it too. */
