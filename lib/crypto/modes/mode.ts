@@ -12,8 +12,3 @@ export interface Mode {
  * processor's cache, and enough that a call of OpenSSL's is lost among its work.
  */
 export const PIECE = 64 * 1024;
-
-/** XORs `other` into `bytes`, which is as long. */
-export function xorInto(bytes: Buffer, other: Uint8Array): void {
-  for (let index = 0; index < bytes.length; index += 1) bytes[index] ^= other[index];
-}

@@ -1,0 +1,133 @@
+import { PIECE } from '../modes/mode.ts';
+import {
+  advance,
+  and,
+  bytes16,
+  type Code,
+  get,
+  instantiate,
+  load,
+  repeat,
+  set,
+  shiftLeft64,
+  shiftRightSigned64,
+  shuffle,
+  store,
+  type WasmFunction,
+  xor,
+} from './assembler.ts';
+
+/**
+ * The arithmetic of modes beside the cipher's own, on memory of its own. Everything here is done at once, so one kernel
+ * serves all ciphers of a thread, each from its filling it to its emptying it.
+ */
+export interface Kernel {
+  /** A piece of the disk. */
+  readonly data: Buffer;
+  /** What is XORed with it: as long. */
+  readonly mask: Buffer;
+  /** The first tweak of each sector of the piece. */
+  readonly tweaks: Buffer;
+  /** XORs the tweaks of XTS into `data`, and leaves them in `mask`: all of `sectors` of `blocks` blocks of 16 bytes. */
+  whiten(sectors: number, blocks: number): void;
+  /** XORs `length` bytes of `mask` into `data`; a multiple of 16. */
+  xor(length: number): void;
+}
+
+const BLOCK = 16;
+/** Sectors have 512 bytes at the least. */
+const TWEAKS = (PIECE / 512) * BLOCK;
+
+let kernel: Kernel | null = null;
+
+/** The kernel of this thread. */
+export function sharedKernel(): Kernel {
+  if (kernel === null) {
+    try {
+      kernel = vectorKernel();
+    } catch {
+      // No WebAssembly, or none with vectors: slower, that's all.
+      kernel = plainKernel();
+    }
+  }
+  return kernel;
+}
+
+/** By WebAssembly's vectors. */
+export function vectorKernel(): Kernel {
+  const { memory, functions } = instantiate([whitenFunction(), xorFunction()], 2 * PIECE + TWEAKS);
+  return {
+    data: memory.subarray(0, PIECE),
+    mask: memory.subarray(PIECE, 2 * PIECE),
+    tweaks: memory.subarray(2 * PIECE, 2 * PIECE + TWEAKS),
+    whiten: (sectors, blocks) => functions.whiten(0, PIECE, 2 * PIECE, sectors, blocks),
+    xor: (length) => functions.xor(0, PIECE, length / BLOCK),
+  };
+}
+
+function whitenFunction(): WasmFunction {
+  const [data, mask, tweaks, sectors, blocks, left, tweak] = [0, 1, 2, 3, 4, 5, 6];
+  const block = [
+    store(get(mask), get(tweak)),
+    store(get(data), xor(load(get(data)), get(tweak))),
+    set(tweak, timesX(tweak)),
+    advance(data, BLOCK),
+    advance(mask, BLOCK),
+  ];
+  const sector = [set(tweak, load(get(tweaks))), set(left, get(blocks)), repeat(left, block), advance(tweaks, BLOCK)];
+  return { name: 'whiten', parameters: 5, integers: 1, vectors: 1, body: [repeat(sectors, sector)] };
+}
+
+/**
+ * Times x in GF(2^128), little-endian, modulo x^128 + x^7 + x^2 + x + 1 (IEEE 1619-2007, 5.2): both halves are shifted;
+ * what the low half loses is the high half's 1, and what the high half loses is 0x87 in the low half.
+ */
+function timesX(tweak: number): Code {
+  const swapped = shuffle(get(tweak), get(tweak), [8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7]);
+  const carries = bytes16([0x87, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+  return xor(shiftLeft64(get(tweak), 1), and(shiftRightSigned64(swapped, 63), carries));
+}
+
+function xorFunction(): WasmFunction {
+  const [data, mask, blocks] = [0, 1, 2];
+  const block = [store(get(data), xor(load(get(data)), load(get(mask)))), advance(data, BLOCK), advance(mask, BLOCK)];
+  return { name: 'xor', parameters: 3, body: [repeat(blocks, block)] };
+}
+
+/** By 32-bit integers of JavaScript. */
+export function plainKernel(): Kernel {
+  const [data, mask] = [new Int32Array(PIECE / 4), new Int32Array(PIECE / 4)];
+  const tweaks = Buffer.alloc(TWEAKS);
+  const maskView = new DataView(mask.buffer);
+  const xor = (length: number) => {
+    for (let index = 0; index < length / 4; index += 1) data[index] ^= mask[index];
+  };
+  return {
+    data: Buffer.from(data.buffer),
+    mask: Buffer.from(mask.buffer),
+    tweaks,
+    whiten(sectors, blocks) {
+      for (let sector = 0; sector < sectors; sector += 1) {
+        writeTweaks(tweaks, sector * BLOCK, maskView, sector * blocks * BLOCK, blocks);
+      }
+      xor(sectors * blocks * BLOCK);
+    },
+    xor,
+  };
+}
+
+/** Writes the tweaks of a sector to `at`, given the first of them. */
+function writeTweaks(tweaks: Buffer, from: number, mask: DataView, at: number, blocks: number): void {
+  let [a, b, c, d] = [0, 4, 8, 12].map((part) => tweaks.readInt32LE(from + part));
+  for (let place = at; place < at + blocks * BLOCK; place += BLOCK) {
+    mask.setInt32(place, a, true);
+    mask.setInt32(place + 4, b, true);
+    mask.setInt32(place + 8, c, true);
+    mask.setInt32(place + 12, d, true);
+    const carry = (d >> 31) & 0x87;
+    d = (d << 1) | (c >>> 31);
+    c = (c << 1) | (b >>> 31);
+    b = (b << 1) | (a >>> 31);
+    a = (a << 1) ^ carry;
+  }
+}
