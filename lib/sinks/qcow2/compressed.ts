@@ -9,8 +9,10 @@ import type { Qcow2Image } from './image.ts';
 /** Readers are only required to keep a window of 4 KiB ("Compressed Clusters Descriptor": deflate, window bits 12). */
 const DEFLATE_WINDOW_BITS = 12;
 
-/** Compresses single clusters by the image's compression type. */
-export function clusterCompressor(image: Qcow2Image): ClusterCompressor {
+/** Compresses single clusters by the image's compression type; absent where it can have none. */
+export function clusterCompressor(image: Qcow2Image): ClusterCompressor | undefined {
+  // What is compressed is not encrypted: readers expect it plain, and so it would lie there.
+  if (image.external || image.cipher !== null) return undefined;
   const { clusterSize } = image.geometry;
   const { compressionType } = image.header;
   return {

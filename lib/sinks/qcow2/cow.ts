@@ -35,7 +35,9 @@ export async function readOld(
     const bit = 2 ** Math.floor(inCluster / subclusterSize);
     const target = bytes.subarray(at, at + part);
     if ((state.allocated & bit) !== 0) {
-      await readPadded(image.data, state.host + inCluster, target);
+      const place = { guest: offset + at, host: state.host + inCluster };
+      if (image.cipher !== null) await image.cipher.read(image.data, place, target);
+      else await readPadded(image.data, place.host, target);
       known = false;
     } else if ((state.zero & bit) === 0 && isBacked(image, offset + at)) {
       await readBacking(image, offset + at, target);

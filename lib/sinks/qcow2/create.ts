@@ -2,10 +2,10 @@ import { alignUp } from '../../core/binary.ts';
 import { ImageError } from '../../core/errors.ts';
 import type { AnyOptionValues } from '../../core/options.ts';
 import { tracePoint } from '../../core/trace.ts';
+import type { Secrets } from '../../crypto/secrets.ts';
 import {
   Autoclear,
   Compatible,
-  CryptMethod,
   ExtensionType,
   encodeFeatureNames,
   encodeHead,
@@ -23,10 +23,11 @@ import {
 import type { Gate, Source } from '../../sources/source.ts';
 import { tuneNewFile } from '../../storage/index.ts';
 import type { CacheMode, Storage } from '../../storage/storage.ts';
+import { cryptMethod, type NewEncryption, pointerExtension, prepareEncryption, writeLuks } from './encryption.ts';
 import { Qcow2Image } from './image.ts';
-import { checkSettings, type Qcow2Settings } from './options.ts';
 import { ownSource } from './own-source.ts';
 import { preallocate } from './preallocate.ts';
+import { checkSettings, type Qcow2Settings } from './settings.ts';
 import { Qcow2Target } from './target.ts';
 
 const traceCreate = tracePoint('qcow2_create');
@@ -45,6 +46,8 @@ export interface Qcow2CreateRequest {
   backing: { filename: string; format: string | null; source: Source | null } | null;
   cache: CacheMode;
   gate: Gate;
+  /** What `encrypt.key-secret` names. */
+  secrets?: Secrets;
 }
 
 /**
@@ -60,6 +63,7 @@ export async function createQcow2(request: Qcow2CreateRequest): Promise<Qcow2Tar
   if (encodeHead({ ...header }, tail) === null || (tail.backingFile?.length ?? 0) > 1023) {
     throw couldNotAssign(backing);
   }
+  const encryption = await prepareEncryption(settings, request.secrets);
   if (traceCreate.enabled) traceCreate.emit({ file: storage.name, size, cluster_size: settings.clusterSize });
   // From here on the file changes.
   if (storage.size > 0 && !storage.fixedSize) await storage.truncate(0);
@@ -73,7 +77,7 @@ export async function createQcow2(request: Qcow2CreateRequest): Promise<Qcow2Tar
       await data.truncate(0);
       await data.truncate(size);
     }
-    return await layOut({ request, settings, header, tail, data });
+    return await layOut({ request, settings, header, tail, data, encryption });
   } catch (error) {
     if (data !== storage) await data.close({ discard: true }).catch(() => {});
     throw error;
@@ -86,9 +90,10 @@ interface Layout {
   header: Qcow2Header;
   tail: HeaderTail;
   data: Storage;
+  encryption: NewEncryption | null;
 }
 
-async function layOut({ request, settings, header, tail, data }: Layout): Promise<Qcow2Target> {
+async function layOut({ request, settings, header, tail, data, encryption }: Layout): Promise<Qcow2Target> {
   const { storage, backing } = request;
   const { clusterSize } = settings;
   const geometry = geometryOf(header);
@@ -103,6 +108,7 @@ async function layOut({ request, settings, header, tail, data }: Layout): Promis
     l1: Buffer.alloc(header.l1Entries * 8),
     refcountTable: Buffer.alloc(clusterSize),
     backing: backing?.source ?? null,
+    cipher: encryption?.cipher ?? null,
     fresh: true,
   });
   image.refcounts.begin(3);
@@ -115,6 +121,7 @@ async function layOut({ request, settings, header, tail, data }: Layout): Promis
     await storage.zero(header.l1Offset, image.l1.length);
   }
   await preallocate(image, settings.preallocation);
+  if (encryption?.luks) await writeLuks(image, encryption.luks);
   const stale = storage.fixedSize && settings.preallocation !== 'off' && settings.preallocation !== 'full';
   return new Qcow2Target(image, {
     source: ownSource(image),
@@ -131,7 +138,7 @@ export function newHeader(settings: Qcow2Settings, size: number): Qcow2Header {
     backingLength: 0,
     clusterBits: Math.log2(settings.clusterSize),
     size,
-    cryptMethod: CryptMethod.none,
+    cryptMethod: cryptMethod(settings),
     l1Entries: 0,
     l1Offset: 0,
     refcountTableOffset: 0,
@@ -167,6 +174,7 @@ function newTail(settings: Qcow2Settings, backing: Qcow2CreateRequest['backing']
   if (settings.dataFile !== null) {
     extensions.push({ type: ExtensionType.dataFile, data: Buffer.from(settings.dataFile) });
   }
+  extensions.push(...pointerExtension(settings));
   if (settings.version >= 3 && settings.clusterSize >= MIN_CLUSTER_FOR_NAMES) {
     extensions.push({ type: ExtensionType.featureNames, data: encodeFeatureNames(FEATURE_NAMES) });
   }

@@ -6,6 +6,8 @@ import {
   type Qcow2Geometry,
   type Qcow2Header,
 } from '../../layouts/qcow2/index.ts';
+import type { ClusterCipher } from '../../sources/encryption/cluster-cipher.ts';
+import { luksPlace } from '../../sources/qcow2/encryption.ts';
 import type { Source } from '../../sources/source.ts';
 import type { Storage } from '../../storage/storage.ts';
 import { Mutex } from '../locks.ts';
@@ -31,6 +33,8 @@ export interface Qcow2ImageOptions {
   refcountTable: Buffer;
   /** What the top layer leaves unallocated reads from here. */
   backing: Source | null;
+  /** Clusters are encrypted with it; null: they are plain. */
+  cipher: ClusterCipher | null;
   /** Nothing recognisable is in the file before `close`: no order has to be kept until then. */
   fresh: boolean;
 }
@@ -46,6 +50,7 @@ export class Qcow2Image {
   readonly tail: HeaderTail;
   readonly geometry: Qcow2Geometry;
   readonly backing: Source | null;
+  readonly cipher: ClusterCipher | null;
   readonly fresh: boolean;
   readonly refcounts: Refcounts;
   readonly tables: PageCache;
@@ -68,6 +73,7 @@ export class Qcow2Image {
     this.tail = options.tail;
     this.geometry = options.geometry;
     this.backing = options.backing;
+    this.cipher = options.cipher;
     this.fresh = options.fresh;
     this.activeL1 = new ActiveL1(options.l1, options.geometry.clusterSize);
     this.occupied = new MetadataClusters(options.geometry.clusterSize, !options.fresh);
@@ -96,6 +102,8 @@ export class Qcow2Image {
     this.occupied.add(this.header.l1Offset, this.l1.length);
     this.occupied.add(this.header.refcountTableOffset, this.refcounts.blocks.table.length);
     for (const offset of this.refcounts.blocks.offsets()) this.occupied.add(offset, clusterSize);
+    const luks = luksPlace(this);
+    if (luks !== null) this.occupied.add(luks.offset, luks.length);
     for (let index = 0; index < this.activeL1.entries; index += 1) {
       const { offset } = this.activeL1.entry(index);
       if (offset !== 0) this.occupied.add(offset, clusterSize);

@@ -2,15 +2,20 @@ import { alignUp } from '../../core/binary.ts';
 import { ImageError } from '../../core/errors.ts';
 import type { Extent } from '../../core/extent.ts';
 import type { AnyOptionValues } from '../../core/options.ts';
+import type { Secrets } from '../../crypto/secrets.ts';
 import { MAX_L1_BYTES } from '../../layouts/qcow2/index.ts';
 import type { LayerInfo } from '../../sources/source.ts';
-import { checkSettings } from './options.ts';
+import { luksPayloadOffset, parseLuksOptions } from '../encryption/luks.ts';
+import { wantedEncryption, wantedPassphrase } from '../encryption/wanted.ts';
+import { checkSettings } from './settings.ts';
 
 export interface Qcow2MeasureRequest {
   size: number;
   options: AnyOptionValues;
   plan: (() => AsyncIterable<readonly Extent[]>) | null;
   hasBacking: boolean;
+  /** What `encrypt.key-secret` names. */
+  secrets?: Secrets;
   /** What the source says of itself. */
   description?: LayerInfo | null;
 }
@@ -21,7 +26,7 @@ export async function measureQcow2(
 ): Promise<{ required: number; fullyAllocated: number; bitmaps?: number }> {
   const hasBacking = request.hasBacking || request.options.backing_file !== undefined;
   const { version, clusterSize, extendedL2, refcountBits, preallocation } = checkSettings(
-    { ...request.options, preallocation: request.options.preallocation ?? 'off' },
+    { ...withoutEncryption(request.options), preallocation: request.options.preallocation ?? 'off' },
     false,
   );
   const size = alignUp(request.size, clusterSize);
@@ -33,12 +38,29 @@ export async function measureQcow2(
       operation: 'measure',
     });
   }
-  const metadata = metadataBytes({ size, clusterSize, l2EntrySize, refcountBits });
+  const luks = alignUp(luksBytes(request), clusterSize);
+  const metadata = metadataBytes({ size, clusterSize, l2EntrySize, refcountBits }) + luks;
   // How much of a backing chain is shared can't be told: all of it may have to be stored.
   const everything = preallocation === 'full' || preallocation === 'falloc' || (request.plan !== null && hasBacking);
   const data = everything ? size : request.plan === null ? 0 : await dataBytes(request.plan, clusterSize);
   const bitmaps = version < 3 ? undefined : bitmapBytes(request, clusterSize);
   return { required: metadata + data, fullyAllocated: metadata + size, ...(bitmaps === undefined ? {} : { bitmaps }) };
+}
+
+/** Bytes of the LUKS header and its key material. Other encryption takes no space, and QEMU does not look at its options. */
+function luksBytes({ options, secrets }: Qcow2MeasureRequest): number {
+  if (options['encrypt.format'] !== 'luks') return 0;
+  const wanted = wantedEncryption({ ...options, encryption: undefined });
+  if (wanted === null) return 0;
+  const settings = parseLuksOptions(wanted.values);
+  wantedPassphrase(wanted, secrets);
+  return luksPayloadOffset(settings);
+}
+
+function withoutEncryption(options: AnyOptionValues): AnyOptionValues {
+  return Object.fromEntries(
+    Object.entries(options).filter(([key]) => key !== 'encryption' && !key.startsWith('encrypt.')),
+  );
 }
 
 const DIRECTORY_ENTRY_BYTES = 24;

@@ -2,7 +2,6 @@ import { alignUp } from '../../core/binary.ts';
 import { ensure, ImageError } from '../../core/errors.ts';
 import { tracePoint } from '../../core/trace.ts';
 import {
-  CryptMethod,
   checkTables,
   decodeDataFileName,
   decodeHeader,
@@ -15,6 +14,7 @@ import {
   type Qcow2Header,
 } from '../../layouts/qcow2/index.ts';
 import { inContext } from '../../sources/qcow2/context.ts';
+import { unlockClusters } from '../../sources/qcow2/encryption.ts';
 import type { Source, SourceRequest } from '../../sources/source.ts';
 import { readPadded, type Storage } from '../../storage/storage.ts';
 import { Qcow2Image } from './image.ts';
@@ -29,8 +29,8 @@ export interface Qcow2OpenRequest extends SourceRequest {
 }
 
 /**
- * Opens an existing image for writing. An image marked corrupt, encrypted or with features unknown here is
- * refused; one marked dirty is repaired first.
+ * Opens an existing image for writing. An image marked corrupt or with features unknown here is refused, and so is an
+ * encrypted one without its key; one marked dirty is repaired first.
  */
 export async function openQcow2Target(request: Qcow2OpenRequest): Promise<Qcow2Target> {
   try {
@@ -56,6 +56,8 @@ async function openImage(request: Qcow2OpenRequest): Promise<Qcow2Image> {
   refuse(storage, header);
   checkTables(header);
   const geometry = geometryOf(header);
+  // Whoever lacks the key does not even repair.
+  const cipher = await unlockClusters(request, { header, tail });
   if ((header.incompatible & Incompatible.dirty) !== 0n) {
     const { repairDirtyImage } = await import('./check/index.ts');
     await repairDirtyImage(storage, { header, tail, geometry });
@@ -79,6 +81,7 @@ async function openImage(request: Qcow2OpenRequest): Promise<Qcow2Image> {
       l1,
       refcountTable,
       backing: request.backing,
+      cipher,
       fresh: false,
     });
   } catch (error) {
@@ -96,9 +99,6 @@ async function readHead(storage: Storage): Promise<{ header: Qcow2Header; tail: 
 
 function refuse(storage: Storage, header: Qcow2Header): void {
   const context = { file: storage.name, format: 'qcow2', operation: 'open' };
-  if (header.cryptMethod !== CryptMethod.none) {
-    throw new ImageError('unsupported', 'Encrypted images are not supported yet', context);
-  }
   if ((header.incompatible & ~KNOWN_INCOMPATIBLE) !== 0n) {
     throw new ImageError('unsupported', 'The image has incompatible features that are not known', context);
   }

@@ -4,12 +4,13 @@ import type { Qcow2Image } from './image.ts';
 
 /**
  * The layer that a target is writing, for reading: it looks into the target's own tables, since what has
- * been written is in the file only as data, and the entries follow with the next commit.
+ * been written is in the file only as data, and the entries follow with the next commit. Closing it closes the image's cipher.
  */
 export function ownSource(image: Qcow2Image): Qcow2Source {
-  const { storage, data, header, tail, geometry } = image;
+  const { storage, data, header, tail, geometry, cipher } = image;
   const tables = imageTables(image);
-  return new Qcow2Source({ storage, data, header, tail, geometry, tables, writable: true, ownsData: false });
+  const owned = cipher === null ? [] : [cipher];
+  return new Qcow2Source({ storage, data, header, tail, geometry, tables, writable: true, cipher, owned });
 }
 
 function imageTables(image: Qcow2Image): TableProvider {

@@ -1,13 +1,15 @@
 import { zeroBlock } from '../../core/pool.ts';
 import type { Storage } from '../../storage/storage.ts';
+import { writeZeros } from '../zeros.ts';
 import { writeCluster } from './cluster.ts';
 import type { Qcow2Image } from './image.ts';
-import type { Preallocation } from './options.ts';
+import type { Preallocation } from './settings.ts';
 
 /**
  * Gives every guest cluster its host cluster. `metadata` leaves these as holes, `falloc` reserves their
  * space, `full` writes zeros to them. With extended L2 entries the subclusters stay unallocated, so that a
- * backing file shows through.
+ * backing file shows through. Encrypted clusters are told as zeros, since what lies in a hole is none; where version 2 can't
+ * tell it, zeros are written.
  * @param from guest clusters before this offset stay as they are
  * @param to where the disk ends, or will end when it has grown
  */
@@ -37,7 +39,9 @@ interface ClusterSpan {
 async function preallocateTable(image: Qcow2Image, { cluster, count, mode }: ClusterSpan): Promise<void> {
   const { clusterSize, l2Entries, extendedL2 } = image.geometry;
   const page = await image.tableForWrite(Math.floor(cluster / l2Entries));
-  const allocated = extendedL2 ? 0 : 1;
+  const canMark = image.header.version >= 3;
+  const zero = image.cipher !== null && !extendedL2 && canMark ? 1 : 0;
+  const allocated = extendedL2 || zero === 1 ? 0 : 1;
   try {
     for (let done = 0; done < count; ) {
       const run = image.external
@@ -53,15 +57,23 @@ async function preallocateTable(image: Qcow2Image, { cluster, count, mode }: Clu
           host,
           copied: true,
           allocated,
-          zero: 0,
+          zero,
         });
       }
+      if (!canMark) await encryptZeros(image, (cluster + done) * clusterSize, run.offset, length);
       page.dirty = true;
       done += run.clusters;
     }
   } finally {
     page.pins -= 1;
   }
+}
+
+async function encryptZeros({ cipher, data }: Qcow2Image, guest: number, host: number, length: number): Promise<void> {
+  if (cipher === null) return;
+  await writeZeros({ start: guest, end: guest + length }, (at, zeros) =>
+    cipher.write(data, { guest: at, host: host + at - guest }, [zeros]),
+  );
 }
 
 /** Sees to it that the range exists in the file, and takes as much space as the mode demands. */

@@ -2,8 +2,8 @@ import { alignUp } from '../../core/binary.ts';
 import { ImageError } from '../../core/errors.ts';
 import { Autoclear, l1EntriesFor, MAX_L1_BYTES } from '../../layouts/qcow2/index.ts';
 import type { Qcow2Image } from './image.ts';
-import type { Preallocation } from './options.ts';
 import { preallocate } from './preallocate.ts';
+import type { Preallocation } from './settings.ts';
 
 const SECTOR = 512;
 const PREALLOCATIONS: readonly string[] = ['off', 'metadata', 'falloc', 'full'];

@@ -20,7 +20,7 @@ import { StreamImpossible } from '../stream.ts';
 import type { ExtentPlan, Target } from '../target.ts';
 import { type ClusterRules, type ClusterRun, clusterRuns } from './cluster-runs.ts';
 import { newHeader } from './create.ts';
-import { checkSettings, type Qcow2Settings } from './options.ts';
+import { checkSettings, type Qcow2Settings } from './settings.ts';
 import { layOut, type StreamLayout } from './stream-layout.ts';
 import {
   Appender,
@@ -53,6 +53,7 @@ export async function createQcow2Stream(request: Qcow2StreamRequest): Promise<Ta
   const settings = checkSettings(request.options, backing !== null);
   refuseUnstreamable(settings, request.options);
   if (size === null || plan === null) throw new StreamImpossible('what is in it shows only at its end');
+  if (settings.encryption !== null) throw new StreamImpossible('it is encrypted');
   if (compress) throw new StreamImpossible('how small clusters become shows only when they are compressed');
   const header = newHeader(settings, size);
   const geometry = geometryOf(header);

@@ -12,8 +12,8 @@ import { abandon, completeAndClose } from './close.ts';
 import { clusterCompressor, writeCompressedCluster } from './compressed.ts';
 import { makeEmpty } from './empty.ts';
 import type { Qcow2Image } from './image.ts';
-import type { Preallocation } from './options.ts';
 import { checkResize, type Growth, preallocateGrowth, reach, reclaimTail, resize } from './resize.ts';
+import type { Preallocation } from './settings.ts';
 import { writeSegment } from './write.ts';
 import { type Clearing, clearSegment } from './zero.ts';
 
@@ -47,7 +47,7 @@ export class Qcow2Target implements Target {
     this.granularity = image.geometry.clusterSize;
     this.readsAsZero = readsAsZero;
     this.source = source;
-    this.compressor = image.external ? undefined : clusterCompressor(image);
+    this.compressor = clusterCompressor(image);
     this.bitmaps = new Qcow2BitmapEditor(image, () => this.#beginBitmaps());
     this.#packed = new PackedWriter(image.storage, image.geometry.clusterSize);
   }
@@ -103,6 +103,9 @@ export class Qcow2Target implements Target {
     const image = this.#image;
     const { clusterSize } = image.geometry;
     if (image.external) throw this.#error('unsupported', 'Compressed clusters cannot lie in an external data file');
+    if (image.cipher !== null) {
+      throw this.#error('unsupported', 'Compression and encryption not supported at the same time');
+    }
     if (offset % clusterSize !== 0 || length > clusterSize || packed.length >= clusterSize || packed.length === 0) {
       throw this.#error('invalid', 'A compressed write must cover one cluster and be smaller than it');
     }

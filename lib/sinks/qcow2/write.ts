@@ -119,7 +119,8 @@ async function allocate(image: Qcow2Image, segment: Segment, piece: Piece): Prom
   image.checkAllocated(run);
   piece.host = run.offset;
   piece.clusters = run.clusters;
-  piece.fresh = run.fresh;
+  // What a hole decrypts to is no zeros.
+  piece.fresh = run.fresh && image.cipher === null;
 }
 
 /** Sets which guest bytes are written: whole subclusters where what surrounds the caller's bytes is not there yet. */
@@ -166,7 +167,8 @@ async function writePiece(image: Qcow2Image, segment: Segment, piece: Piece): Pr
     if (tail !== null) buffers.push(tail);
   }
   const host = piece.host + (from - base);
-  if (buffers.length === 1) await image.data.write(host, bytes);
+  if (image.cipher !== null) await image.cipher.write(image.data, { guest: from, host }, buffers);
+  else if (buffers.length === 1) await image.data.write(host, bytes);
   else await image.data.writev(host, buffers);
   await growTo(image.data, piece.host + (piece.to - base));
 }

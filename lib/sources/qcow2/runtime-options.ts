@@ -4,7 +4,7 @@ import { refuseUnknownOptions } from '../node-options.ts';
 /**
  * Runtime options of a qcow2 node (QAPI, BlockdevOptionsQcow2) that decide how QEMU caches, discards or
  * checks while a guest runs. They change nothing of what is read, and are checked all the same: a value that
- * QEMU refuses is a mistake. `encrypt.*` is not among them, since encrypted images can't be read.
+ * QEMU refuses is a mistake. `encrypt.*` is held against the header elsewhere.
  */
 const TUNING = defineOptions({
   'lazy-refcounts': { type: 'bool', help: 'Postpone refcount updates' },
@@ -20,7 +20,7 @@ const TUNING = defineOptions({
 
 /** Throws an `invalid` ImageError, in qemu-img's words, for an option that is unknown or has a wrong value. */
 export function checkRuntimeOptions(options: Readonly<Record<string, unknown>>): void {
-  refuseUnknownOptions('qcow2', options, ['data-file', ...Object.keys(TUNING)]);
-  const { 'data-file': _dataFile, ...tuning } = options;
+  refuseUnknownOptions('qcow2', options, ['data-file', 'encrypt', ...Object.keys(TUNING)]);
+  const { 'data-file': _dataFile, encrypt: _encrypt, ...tuning } = options;
   parseOptions(TUNING, tuning);
 }

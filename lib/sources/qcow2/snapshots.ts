@@ -56,7 +56,7 @@ export async function snapshotSource(
   // qemu-img reads a snapshot at the image's present size, which would cut off a disk that has shrunk since.
   const size = Math.max(header.size, Math.min(entry.diskSize ?? 0, entry.l1Entries * geometry.l2Coverage));
   const tables = new CachedTables(storage, l1, geometry);
-  return { ...image, tables, size, writable: image.writable, ownsData: false };
+  return { ...image, tables, size, owned: [] };
 }
 
 /** An L1 table; `corrupt` where it is not all in the file or overlaps the header. */

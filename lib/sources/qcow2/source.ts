@@ -3,13 +3,13 @@ import { ImageError } from '../../core/errors.ts';
 import type { Extent } from '../../core/extent.ts';
 import { tracePoint } from '../../core/trace.ts';
 import {
-  CryptMethod,
   decodeBackingFormat,
   type HeaderTail,
   type Qcow2Geometry,
   type Qcow2Header,
 } from '../../layouts/qcow2/index.ts';
 import type { Storage } from '../../storage/storage.ts';
+import type { ClusterCipher } from '../encryption/cluster-cipher.ts';
 import { withHoles } from '../holes.ts';
 import { ExtentCollector, ReadPlan } from '../plans.ts';
 import { Run, type RunSink } from '../runs.ts';
@@ -33,8 +33,10 @@ export interface Qcow2SourceOptions {
   tables: TableProvider | null;
   /** Somebody writes to the image while this reads. */
   writable: boolean;
-  /** Close `data` with the source: it is the data file, which nobody else closes. */
-  ownsData: boolean;
+  /** Clusters that are not compressed are encrypted with it. Null: they are plain, or there was no need for it. */
+  cipher: ClusterCipher | null;
+  /** What is closed with the source, as nobody else does: the data file, the cipher. */
+  owned: readonly { close(): Promise<void> }[];
   /** The file has holes where clusters are allocated (preallocated metadata): map() then looks at them too. */
   sparse?: boolean;
   /** Guest size; the header's, as it is at each moment, unless given (a snapshot's). */
@@ -90,7 +92,8 @@ export class Qcow2Source implements Source {
   }
 
   async map(offset: number, length: number): Promise<Extent[]> {
-    const collector = new ExtentCollector(this, this.#options.data as Storage);
+    const { cipher, data } = this.#options;
+    const collector = new ExtentCollector(this, cipher === null ? data : null);
     const end = await this.#walk(offset, offset + length, collector);
     if (this.#options.sparse === true) collector.extents = await withHoles(collector.extents);
     if (traceMap.enabled) traceMap.emit({ file: this.name, offset, end, extents: collector.extents.length });
@@ -98,7 +101,7 @@ export class Qcow2Source implements Source {
   }
 
   async read(offset: number, buffer: Buffer): Promise<void> {
-    const reader = new ReadPlan(this, this.#options.data as Storage, this.granularity);
+    const reader = this.#readPlan();
     reader.aim(offset, buffer);
     const end = offset + buffer.length;
     for (let at = offset; at < end; ) at = await this.#walk(at, end, reader);
@@ -106,7 +109,7 @@ export class Qcow2Source implements Source {
   }
 
   async readMany(extents: readonly Extent[], buffers: readonly Buffer[]): Promise<void> {
-    const reader = new ReadPlan(this, this.#options.data as Storage, this.granularity);
+    const reader = this.#readPlan();
     for (let index = 0; index < extents.length; index += 1) {
       const { offset, length } = extents[index];
       reader.aim(offset, buffers[index].subarray(0, length));
@@ -133,7 +136,12 @@ export class Qcow2Source implements Source {
   }
 
   async close(): Promise<void> {
-    if (this.#options.ownsData) await this.#options.data?.close();
+    for (const each of this.#options.owned) await each.close();
+  }
+
+  #readPlan(): ReadPlan {
+    const { cipher, data } = this.#options;
+    return new ReadPlan(this, data as Storage, this.granularity, { cipher });
   }
 
   /** Reports runs of [start, end), or of a prefix of it; returns where it stopped. */
@@ -178,10 +186,7 @@ export class Qcow2Source implements Source {
   }
 
   #refuseUnreadable(): TableProvider {
-    const { header, tables, data } = this.#options;
-    if (header.cryptMethod !== CryptMethod.none) {
-      throw new ImageError('unsupported', 'Encrypted images cannot be read', { file: this.name, format: this.format });
-    }
+    const { tables, data } = this.#options;
     if (tables === null || data === null) {
       throw new ImageError('invalid', 'The image was opened for its description only', { file: this.name });
     }

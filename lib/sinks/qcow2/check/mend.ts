@@ -29,7 +29,7 @@ export async function rewriteSnapshots(
   const l1 = Buffer.alloc(header.l1Entries * 8);
   (await image.readTable(header.l1Offset, l1.length)).copy(l1);
   const refcountTable = image.refcountTable;
-  const shared = { storage, data: storage, header, tail, geometry, backing: null, fresh: false };
+  const shared = { storage, data: storage, header, tail, geometry, backing: null, cipher: null, fresh: false };
   const writer = new Qcow2Image({ ...shared, l1, refcountTable });
   const clustersOf = (length: number) => Math.ceil(length / geometry.clusterSize);
   await writer.metadata.run(async () => {
