@@ -40,7 +40,9 @@ export class CachedTables implements TableProvider {
     this.#storage = storage;
     this.#l1 = l1;
     this.#geometry = geometry;
-    this.#cache = new LRUCache({ max: Math.max(4, Math.floor(CACHE_BYTES / geometry.clusterSize)) });
+    // The cache takes memory for all that it may hold: no more than there are tables.
+    const tables = Math.min(this.entries, Math.floor(CACHE_BYTES / geometry.clusterSize));
+    this.#cache = new LRUCache({ max: Math.max(4, tables) });
   }
 
   tableOffset(l1Index: number): number {
