@@ -14,7 +14,10 @@ export const COMPRESSED_HIGH = 0x4000_0000;
 /** Bit 0: reads as zeros. v3 without extended L2 entries only. */
 export const ZERO_LOW = 0x1;
 
-const OFFSET_HIGH = 0x00ff_ffff;
+/** Upper half of the bits that are a host offset, of L1 entries and of L2 entries that are not compressed. */
+export const OFFSET_HIGH = 0x00ff_ffff;
+/** Upper bits that a plain L2 entry, an offset and a copied flag, does not have: reserved ones, and that of compression. */
+export const NOT_PLAIN_HIGH = 0x7f00_0000;
 const OFFSET_LOW = 0xffff_fe00;
 const L1_RESERVED_HIGH = 0x7f00_0000;
 const L1_RESERVED_LOW = 0x0000_01ff;

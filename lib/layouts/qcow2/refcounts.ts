@@ -68,3 +68,26 @@ export function writeRefcount(block: Buffer, index: number, bits: number, value:
     }
   }
 }
+
+/** How many refcounts from `index` on, `most` at most, equal the one there. */
+export function sameRefcounts(block: Buffer, index: number, most: number, bits: number): number {
+  let same = 1;
+  if (bits === 16) {
+    const high = block[index * 2];
+    const low = block[index * 2 + 1];
+    let at = index * 2 + 2;
+    for (; same < most && block[at] === high && block[at + 1] === low; same += 1) at += 2;
+    return same;
+  }
+  const count = readRefcount(block, index, bits);
+  while (same < most && readRefcount(block, index + same, bits) === count) same += 1;
+  return same;
+}
+
+/** Sets `entries` refcounts from `index` on. */
+export function fillRefcounts(
+  block: Buffer,
+  { index, entries, bits, value }: { index: number; entries: number; bits: number; value: number },
+): void {
+  for (let at = index; at < index + entries; at += 1) writeRefcount(block, at, bits, value);
+}

@@ -1,6 +1,6 @@
-import { BufferPool } from '../../../core/pool.ts';
-import { Window } from '../../../core/window.ts';
-import { readPadded, type Storage } from '../../../storage/storage.ts';
+import { BufferPool } from '../../core/pool.ts';
+import { Window } from '../../core/window.ts';
+import { readPadded, type Storage } from '../../storage/storage.ts';
 
 /** Clusters that lie closer than this are read together, with what is between them. */
 const READ_GAP = 64 * 1024;

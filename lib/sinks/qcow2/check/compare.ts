@@ -1,7 +1,7 @@
 import { writeRefcount } from '../../../layouts/qcow2/index.ts';
 import type { PageImage } from '../../pages.ts';
 import { writePages } from '../../pages.ts';
-import { BATCH_BYTES, ClusterReader, readAhead } from './clusters.ts';
+import { BATCH_BYTES, ClusterReader, readAhead } from '../cluster-reader.ts';
 import type { CheckedImage, Fix } from './context.ts';
 import type { ClusterCounts } from './counts.ts';
 import { refcountBlockOffset } from './refcount-table.ts';

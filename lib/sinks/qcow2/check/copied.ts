@@ -1,5 +1,5 @@
 import { COMPRESSED_HIGH, COPIED_HIGH, entryOffset, readRefcount } from '../../../layouts/qcow2/index.ts';
-import { BATCH_BYTES, ClusterReader, readAhead } from './clusters.ts';
+import { BATCH_BYTES, ClusterReader, readAhead } from '../cluster-reader.ts';
 import { type CheckedImage, hex64 } from './context.ts';
 import type { ClusterCounts } from './counts.ts';
 import { refcountBlockOffset } from './refcount-table.ts';

@@ -4,14 +4,12 @@ import {
   COPIED_HIGH,
   entryOffset,
   l2Reserved,
+  NOT_PLAIN_HIGH,
+  OFFSET_HIGH,
   ZERO_LOW,
 } from '../../../layouts/qcow2/index.ts';
 import { type CheckedImage, hex64 } from './context.ts';
 import type { ClusterCounts } from './counts.ts';
-
-const OFFSET_HIGH = 0x00ff_ffff;
-/** Upper bits of an entry that is more than an offset and a copied flag: reserved ones, and that of compression. */
-const NOT_PLAIN_HIGH = 0x7f00_0000;
 
 export interface L2Table {
   bytes: Buffer;

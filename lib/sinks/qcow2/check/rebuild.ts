@@ -3,7 +3,7 @@ import { ImageError } from '../../../core/errors.ts';
 import { tracePoint } from '../../../core/trace.ts';
 import { MAX_REFCOUNT_TABLE_BYTES, writeRefcount } from '../../../layouts/qcow2/index.ts';
 import { type PageImage, writePages } from '../../pages.ts';
-import { BATCH_BYTES } from './clusters.ts';
+import { BATCH_BYTES } from '../cluster-reader.ts';
 import type { CheckedImage } from './context.ts';
 import type { ClusterCounts } from './counts.ts';
 

@@ -1,5 +1,5 @@
 import { entryOffset, l1Reserved, ZERO_LOW } from '../../../layouts/qcow2/index.ts';
-import { BATCH_BYTES, ClusterReader, readAhead } from './clusters.ts';
+import { BATCH_BYTES, ClusterReader, readAhead } from '../cluster-reader.ts';
 import { type CheckedImage, type Fix, hex64, METADATA_PAGE_BITS } from './context.ts';
 import { ClusterCounts } from './counts.ts';
 import { L2Walk } from './l2.ts';
