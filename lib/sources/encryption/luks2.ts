@@ -1,0 +1,163 @@
+import { alignDown } from '../../core/binary.ts';
+import { ImageError } from '../../core/errors.ts';
+import { tracePoint } from '../../core/trace.ts';
+import { digest, isHashName } from '../../crypto/hash.ts';
+import {
+  clearChecksum,
+  decodeLuks2Binary,
+  LUKS2_BINARY_BYTES,
+  LUKS2_HEADER_SIZES,
+  luks2Json,
+} from '../../layouts/luks2.ts';
+import {
+  decodeLuks2Metadata,
+  type Luks2KeySlot,
+  type Luks2Metadata,
+  materialBytes,
+} from '../../layouts/luks2-metadata.ts';
+import type { Storage } from '../../storage/storage.ts';
+import type { InfoValue } from '../source.ts';
+import { type LuksCipher, parseLuksCipher } from './luks-cipher.ts';
+
+const traceHeader = tracePoint('luks2_header');
+
+/** A container's metadata, checked against the file. */
+export interface Luks2Header extends Luks2Metadata {
+  uuid: string;
+  /** Where the payload lies in the file. */
+  payloadOffset: number;
+  payloadLength: number;
+}
+
+/**
+ * Reads both copies of the header at the start of `storage` and takes the newer one of those that are sound. ImageError
+ * `corrupt`, or `unsupported` for containers that hold more than one encrypted disk.
+ */
+export async function readLuks2Header(storage: Storage): Promise<Luks2Header> {
+  try {
+    return checkPlaces(await newestCopy(storage), storage.size);
+  } catch (error) {
+    throw inFile(error, storage);
+  }
+}
+
+interface Copy {
+  headerBytes: number;
+  sequence: number;
+  uuid: string;
+  json: string;
+}
+
+async function newestCopy(storage: Storage): Promise<Copy> {
+  const primary = await readCopy(storage, 0);
+  // Where the second one lies is in the first one; without it there are some places to look.
+  const places = primary instanceof ImageError ? LUKS2_HEADER_SIZES : [primary.headerBytes];
+  let newest = primary;
+  for (const place of places) {
+    const copy = await readCopy(storage, place);
+    if (copy instanceof ImageError) continue;
+    if (newest instanceof ImageError || copy.sequence > newest.sequence) newest = copy;
+  }
+  if (newest instanceof ImageError) throw newest;
+  if (traceHeader.enabled)
+    traceHeader.emit({ file: storage.name, sequence: newest.sequence, sound: newest === primary });
+  return newest;
+}
+
+/** The copy at `offset`, or what is wrong with it. Errors of reading are thrown. */
+async function readCopy(storage: Storage, offset: number): Promise<Copy | ImageError> {
+  if (offset + LUKS2_BINARY_BYTES > storage.size) return corrupt('The LUKS2 header is cut off');
+  const binary = Buffer.alloc(LUKS2_BINARY_BYTES);
+  await storage.read(offset, binary);
+  try {
+    const header = decodeLuks2Binary(binary, offset);
+    if (offset !== 0 && header.headerBytes !== offset) return corrupt('The LUKS2 header says that it lies elsewhere');
+    if (offset + header.headerBytes > storage.size) return corrupt('The LUKS2 header is cut off');
+    const { checksumName } = header;
+    if (!isHashName(checksumName))
+      throw new ImageError('unsupported', `Hash algorithm '${checksumName}' not supported`);
+    const whole = Buffer.alloc(header.headerBytes);
+    await storage.read(offset, whole);
+    const sum = digest(checksumName, clearChecksum(whole));
+    if (!sum.equals(header.checksum.subarray(0, sum.length))) return corrupt('The LUKS2 header has a wrong checksum');
+    return { ...header, json: luks2Json(whole) };
+  } catch (error) {
+    if (error instanceof ImageError && error.kind !== 'io') return error;
+    throw error;
+  }
+}
+
+/** Everything that the metadata speak of lies in the file, behind both headers. */
+function checkPlaces({ json, uuid, headerBytes }: Copy, fileSize: number): Luks2Header {
+  const metadata = decodeLuks2Metadata(json);
+  const { offset, length, sectorSize } = metadata.segment;
+  const headersEnd = 2 * headerBytes;
+  if (offset === 0) throw new ImageError('unsupported', 'A LUKS2 header whose disk is elsewhere is not supported');
+  if (offset < headersEnd || offset > fileSize) throw corrupt('The LUKS2 payload does not lie in the file');
+  const payloadLength = length ?? alignDown(fileSize - offset, sectorSize);
+  if (offset + payloadLength > fileSize) throw corrupt('The LUKS2 payload is cut off');
+  for (const slot of metadata.keySlots) {
+    const end = slot.area.offset + materialBytes(slot);
+    if (slot.area.offset < headersEnd || end > offset) {
+      throw corrupt(`Key slot ${slot.id} does not lie between the LUKS2 header and the payload`);
+    }
+  }
+  payloadCipher(metadata);
+  return { ...metadata, uuid, payloadOffset: offset, payloadLength };
+}
+
+/** What the metadata's cipher means; the key of all slots that open the segment has its length. */
+export function payloadCipher({ segment, digest: { hash, keySlots }, keySlots: slots }: Luks2Metadata): LuksCipher {
+  const slot = slots.find(({ id }) => keySlots.includes(id));
+  if (slot === undefined) throw corrupt('No key slot of the LUKS2 container opens its payload');
+  return parseEncryption(segment.encryption, slot.keyBytes, hash);
+}
+
+/** `aes-xts-plain64`: the cipher, and what LUKS1 calls its mode. */
+export function parseEncryption(encryption: string, keyBytes: number, hash: string): LuksCipher {
+  const dash = encryption.indexOf('-');
+  if (dash < 0) throw new ImageError('unsupported', `Unexpected cipher string format '${encryption}'`);
+  const [cipherName, cipherMode] = [encryption.slice(0, dash), encryption.slice(dash + 1)];
+  return parseLuksCipher({ cipherName, cipherMode, keyBytes, hash });
+}
+
+/** What `info` shows: as of LUKS1, with what is new. Slots between those in use are shown as inactive. */
+export function luks2Info(header: Luks2Header): { [key: string]: InfoValue } {
+  const { cipher, mode, ivGenerator, ivHash, hash } = payloadCipher(header);
+  const info: { [key: string]: InfoValue } = {
+    version: 2,
+    'cipher-alg': cipher,
+    'cipher-mode': mode,
+    'ivgen-alg': ivGenerator,
+    'hash-alg': hash,
+    'sector-size': header.segment.sectorSize,
+    'payload-offset': header.payloadOffset,
+    'master-key-iters': header.digest.iterations,
+    uuid: header.uuid,
+    slots: slotsInfo(header.keySlots),
+  };
+  if (ivGenerator === 'essiv' && ivHash !== null) info['ivgen-hash-alg'] = ivHash;
+  return info;
+}
+
+function slotsInfo(slots: readonly Luks2KeySlot[]): InfoValue[] {
+  const shown: InfoValue[] = Array.from({ length: (slots.at(-1)?.id ?? -1) + 1 }, () => ({ active: false }));
+  for (const { id, kdf, stripes, area } of slots) {
+    const cost: { [key: string]: InfoValue } =
+      kdf.type === 'pbkdf2'
+        ? { iters: kdf.iterations }
+        : { iters: kdf.time, 'memory-kib': kdf.memory, threads: kdf.cpus };
+    shown[id] = { active: true, kdf: kdf.type, ...cost, stripes, 'key-offset': area.offset };
+  }
+  return shown;
+}
+
+function corrupt(message: string): ImageError {
+  return new ImageError('corrupt', message);
+}
+
+/** The error with the file's name. */
+export function inFile(error: unknown, { name }: Storage): unknown {
+  if (!(error instanceof ImageError) || error.file !== undefined) return error;
+  return new ImageError(error.kind, error.message, { file: name, format: 'luks', cause: error });
+}
