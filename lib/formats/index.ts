@@ -3,6 +3,7 @@ import { bochs } from './bochs.ts';
 import { cloop } from './cloop.ts';
 import { dmg } from './dmg.ts';
 import type { Driver } from './driver.ts';
+import { luks } from './luks.ts';
 import { parallels } from './parallels.ts';
 import { qcow } from './qcow.ts';
 import { qcow2 } from './qcow2.ts';
@@ -17,7 +18,7 @@ import { vpc } from './vpc.ts';
  * The formats, in the order of probing. A list that callers may shorten or extend: `registerDriver`
  * adds a user's own without touching the library.
  */
-const registered: Driver[] = [qcow2, qcow, vdi, bochs, cloop, dmg, qed, parallels, vhdx, vmdk, vpc, raw];
+const registered: Driver[] = [qcow2, qcow, luks, vdi, bochs, cloop, dmg, qed, parallels, vhdx, vmdk, vpc, raw];
 
 /** All known drivers, in the order of probing. */
 export function drivers(): readonly Driver[] {

@@ -10,6 +10,10 @@ export interface FormatFacts {
   optionSets: readonly Readonly<Record<string, string>>[];
   /** Guest sizes are rounded up to a multiple of this many bytes. */
   sizeUnit: number;
+  /** Options without which no image can be made, and those that it is opened with: they go along with every set. */
+  needs?: { create: Readonly<Record<string, string>>; open: Readonly<Record<string, string>> };
+  /** What was never written reads as anything: the tests write zeros to a new disk first. */
+  noisy?: boolean;
   /** Recognised before it is complete: nothing but the file's length tells an unfinished image. */
   alwaysRecognised?: boolean;
   /** Images made with these options have nothing at their start that tells what they are: they are opened by name. */
@@ -35,6 +39,10 @@ export interface Fixture {
   /** What the disk reads as. */
   contents: Buffer;
 }
+
+const SECRET_ID = 'passphrase';
+/** What the options of `needs` name. */
+export const SECRETS: ReadonlyMap<string, string> = new Map([[SECRET_ID, 'open sesame']]);
 
 const DEFAULTS: FormatFacts = { optionSets: [{}], sizeUnit: 512 };
 
@@ -78,6 +86,16 @@ const FACTS: Readonly<Record<string, FormatFacts>> = {
     unrecognised: ({ subformat }) => subformat === 'fixed',
   },
   vdi: { optionSets: [{}, { static: 'on' }], sizeUnit: 512 },
+  luks: {
+    optionSets: [
+      {},
+      { 'cipher-alg': 'aes-128', 'cipher-mode': 'cbc', 'ivgen-alg': 'essiv', 'hash-alg': 'sha512' },
+    ],
+    sizeUnit: 512,
+    noisy: true,
+    described: ['cipher-alg', 'cipher-mode', 'ivgen-alg', 'hash-alg'],
+    needs: { create: { 'key-secret': SECRET_ID, 'iter-time': '10' }, open: { 'key-secret': SECRET_ID } },
+  },
   parallels: {
     optionSets: [{}, { cluster_size: '512' }, { cluster_size: '31744' }, { cluster_size: '65536' }],
     sizeUnit: 512,

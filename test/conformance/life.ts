@@ -49,7 +49,7 @@ function sizeTests(subject: Subject): void {
         const filename = here.path(`size-${size}`);
         const target = await here.create({ size, filename });
         t.is(target.size, here.rounded(size), `${size}`);
-        t.true(target.readsAsZero);
+        t.is(target.readsAsZero, here.facts.noisy !== true);
         const model = new DiskModel(target.size);
         if (size > 0) {
           const last = pattern(Math.min(700, target.size), 5);
@@ -64,8 +64,8 @@ function sizeTests(subject: Subject): void {
   });
 
   test(`${subject.title}: a huge disk takes the space of what was written`, async (t) => {
-    if (subject.options.preallocation !== undefined) {
-      t.log('skipped: preallocated');
+    if (subject.options.preallocation !== undefined || subject.facts.noisy) {
+      t.log('skipped: all of it takes space');
       return t.pass();
     }
     await subject.within(async (here) => {

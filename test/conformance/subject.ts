@@ -4,9 +4,10 @@ import type { Driver } from '../../lib/formats/driver.ts';
 import { drivers } from '../../lib/formats/index.ts';
 import { openTarget } from '../../lib/formats/open-target.ts';
 import type { Target } from '../../lib/sinks/target.ts';
+import { type NodeSpec, parseFilename } from '../../lib/sources/filename.ts';
 import { type OpenedImage, openImage } from '../../lib/sources/open.ts';
 import { withTmpDir } from '../support/tmp.ts';
-import { type FormatFacts, factsOf } from './facts.ts';
+import { type FormatFacts, factsOf, SECRETS } from './facts.ts';
 
 export interface CreateFacts {
   size: number | null;
@@ -53,15 +54,23 @@ export class Subject {
   }
 
   /** A new image. The cache mode saves the disk; what flush does is tested with the storages. */
-  create({ size, backing, filename = this.path() }: CreateFacts): Promise<Target> {
+  async create({ size, backing, filename = this.path() }: CreateFacts): Promise<Target> {
+    const given = { ...this.facts.needs?.create, ...this.options };
     const options = Object.fromEntries(
-      Object.entries(this.options).map(([key, value]) => [key, value.replace('{image}', filename)]),
+      Object.entries(given).map(([key, value]) => [key, value.replace('{image}', filename)]),
     );
-    return createImage({ filename, format: this.driver.name, size, options, backing, cache: 'unsafe' });
+    const format = this.driver.name;
+    const target = await createImage({ filename, format, size, options, backing, secrets: SECRETS, cache: 'unsafe' });
+    if (this.facts.noisy) await target.zero(0, target.size);
+    return target;
   }
 
   openTarget(filename = this.path()): Promise<Target> {
-    return openTarget(filename, { format: this.driver.name, cache: 'unsafe' });
+    return openTarget(this.#node(filename), { format: this.driver.name, secrets: SECRETS, cache: 'unsafe' });
+  }
+
+  #node(filename: string): NodeSpec {
+    return { ...parseFilename(filename), options: { ...this.facts.needs?.open } };
   }
 
   /** Whether the first bytes tell what an image is, and not before it is complete. */
@@ -72,7 +81,7 @@ export class Subject {
   /** The image, as the named format; null probes, where that can find it. */
   open(filename = this.path(), format: string | null = this.driver.name): Promise<OpenedImage> {
     const known = this.facts.unrecognised?.(this.options) === true ? this.driver.name : format;
-    return openImage(filename, { drivers: drivers(), format: known });
+    return openImage(this.#node(filename), { drivers: drivers(), format: known, secrets: SECRETS });
   }
 
   /** What `size` becomes on disk. */

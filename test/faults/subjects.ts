@@ -2,10 +2,12 @@ import { createImage } from '../../lib/formats/create.ts';
 import type { Driver } from '../../lib/formats/driver.ts';
 import { drivers } from '../../lib/formats/index.ts';
 import type { Target } from '../../lib/sinks/target.ts';
+import { parseFilename } from '../../lib/sources/filename.ts';
 import { createGate } from '../../lib/sources/gate.ts';
-import { openImage } from '../../lib/sources/open.ts';
+import { type OpenedImage, openImage } from '../../lib/sources/open.ts';
 import { type MemoryStorage, memoryStorage } from '../../lib/storage/memory.ts';
 import type { CacheMode, Storage } from '../../lib/storage/storage.ts';
+import { factsOf, SECRETS } from '../conformance/facts.ts';
 import { DiskModel, pattern } from '../support/model.ts';
 
 /** A format with create options, to be made and written to on storages that fail. */
@@ -33,6 +35,7 @@ const OPTION_SETS: Readonly<Record<string, readonly Readonly<Record<string, stri
   vmdk: [{}, { zeroed_grain: 'on' }, { subformat: 'streamOptimized' }],
   // Without it, the size is rounded up to what cylinders, heads and sectors can say.
   vpc: [{ force_size: 'on' }, { force_size: 'on', subformat: 'fixed' }],
+  luks: [{ 'iter-time': '10' }],
 };
 
 const SPREADS: Readonly<Record<string, number>> = { vdi: 16, vhdx: 16, vpc: 32 };
@@ -49,13 +52,32 @@ export function recipes(): Recipe[] {
   );
 }
 
-/** Makes an image on the storage; what was opened is closed again where that fails. */
-export function createOn(
+/**
+ * Makes an image on the storage; what was opened is closed again where that fails. What would read as noise is made
+ * zeros.
+ */
+export async function createOn(
   storage: Storage,
-  { driver, options, size }: Recipe,
+  { driver, options: given, size }: Recipe,
   cache: CacheMode = 'writeback',
 ): Promise<Target> {
-  return createImage({ filename: storage.name, format: driver.name, size, options, storage, cache });
+  const { needs, noisy = false } = factsOf(driver);
+  const options = { ...needs?.create, ...given };
+  const request = { filename: storage.name, format: driver.name, size, options, storage, cache, secrets: SECRETS };
+  const target = await createImage(request);
+  try {
+    if (noisy) await target.zero(0, target.size);
+    return target;
+  } catch (error) {
+    await target.abort().catch(() => {});
+    throw error;
+  }
+}
+
+/** Opens what is in a memory storage, as the format of that driver. */
+export function openedIn(storage: Storage, driver: Driver): Promise<OpenedImage> {
+  const node = { ...parseFilename(storage.name), options: { ...factsOf(driver).needs?.open } };
+  return openImage(node, { drivers: drivers(), format: driver.name, storage, secrets: SECRETS });
 }
 
 /** Opens what is in the storage for writing. */
@@ -63,7 +85,8 @@ export async function openOn(storage: Storage, { driver }: Recipe): Promise<Targ
   if (driver.openTarget === undefined) throw new Error(`${driver.name} has no openTarget`);
   return driver.openTarget({
     storage,
-    options: {},
+    options: { ...factsOf(driver).needs?.open },
+    secrets: SECRETS,
     writable: true,
     cache: 'writeback',
     gate: createGate(),
@@ -117,7 +140,7 @@ export async function looksComplete(storage: MemoryStorage, recipe: Recipe): Pro
   const bytes = storage.bytes();
   if (driver.probe(bytes.subarray(0, 4096), storage.name) > 0) return true;
   const again = memoryStorage('again', bytes);
-  const image = await openImage('again', { drivers: drivers(), format: driver.name, storage: again }).catch(() => null);
+  const image = await openedIn(again, driver).catch(() => null);
   await image?.close();
   return image !== null;
 }
@@ -125,7 +148,7 @@ export async function looksComplete(storage: MemoryStorage, recipe: Recipe): Pro
 /** Everything that the image in the storage reads as. */
 export async function readDisk(bytes: Buffer, { driver }: Recipe): Promise<Buffer> {
   const storage = memoryStorage('again', bytes);
-  const image = await openImage('again', { drivers: drivers(), format: driver.name, storage });
+  const image = await openedIn(storage, driver);
   try {
     const disk = Buffer.alloc(image.chain.size);
     await image.chain.read(0, disk);

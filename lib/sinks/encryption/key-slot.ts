@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { ImageError } from '../../core/errors.ts';
-import { deriveKey, iterationsFor } from '../../crypto/pbkdf2.ts';
+import type { HashName } from '../../crypto/hash.ts';
+import { deriveKey, iterationsFor, MIN_ITERATIONS } from '../../crypto/pbkdf2.ts';
 import { keyBytes, sectorCipher } from '../../crypto/sector-cipher.ts';
 import { splitKey } from '../../crypto/splitter.ts';
 import { keyMaterialBytes, LUKS_SALT_BYTES, type LuksHeader, type LuksKeySlot } from '../../layouts/luks.ts';
@@ -34,9 +35,20 @@ export async function fillSlot(
   return { slot, material };
 }
 
+/** Iterations in a second, once measured, by hash and key length. */
+const rates = new Map<string, number>();
+
+function iterationsPerSecond(hash: HashName, length: number): number {
+  const key = `${hash} ${length}`;
+  const rate = rates.get(key) ?? iterationsFor(hash, 1000, length);
+  rates.set(key, rate);
+  return rate;
+}
+
 /** PBKDF2 iterations of a key slot that takes so many milliseconds to unlock. */
 export function countIterations({ cipher, mode, hash }: LuksCipher, milliseconds: number): number {
-  const count = iterationsFor(hash, milliseconds, keyBytes(cipher, mode));
+  const rate = iterationsPerSecond(hash, keyBytes(cipher, mode));
+  const count = Math.max(MIN_ITERATIONS, Math.floor((rate * milliseconds) / 1000));
   if (count <= MAX_SLOT_ITERATIONS) return count;
   throw new ImageError(
     'invalid',

@@ -1,5 +1,5 @@
 import { ImageError } from '../../core/errors.ts';
-import { type AnyOptionValues, defineOptions } from '../../core/options.ts';
+import type { AnyOptionValues } from '../../core/options.ts';
 import { type Secrets, secretNamed } from '../../crypto/secrets.ts';
 import { LUKS_SLOTS } from '../../layouts/luks.ts';
 import { type LuksPlace, readLuksHeader, unlockLuks } from '../../sources/encryption/luks.ts';
@@ -7,16 +7,8 @@ import { parseLuksCipher } from '../../sources/encryption/luks-cipher.ts';
 import type { Storage } from '../../storage/storage.ts';
 import { countIterations, fillSlot } from './key-slot.ts';
 import { KeySlotEditor } from './key-slot-editor.ts';
-import { DEFAULT_ITER_TIME } from './luks-options.ts';
-
-/** The keys of `amend -o`; qcow2 has them with the prefix `encrypt.`. */
-export const luksAmendOptions = defineOptions({
-  'iter-time': { type: 'number', help: 'Time to spend in PBKDF in milliseconds' },
-  keyslot: { type: 'number', help: 'Select a single keyslot to modify explicitly' },
-  'new-secret': { type: 'string', help: 'New secret to set in the matching keyslots. Empty string to erase' },
-  'old-secret': { type: 'string', help: 'Select all keyslots that match this password' },
-  state: { type: 'string', help: 'Select new state of affected keyslots (active/inactive)' },
-});
+import type { luksAmendOptions } from './luks-options.ts';
+import { DEFAULT_ITER_TIME } from './luks-settings.ts';
 
 export interface LuksAmendRequest {
   storage: Storage;

@@ -17,10 +17,11 @@ import {
 } from '../../layouts/luks.ts';
 import { type LuksCipher, luksCipherWords, sectorSpec } from '../../sources/encryption/luks-cipher.ts';
 import { countIterations, ERASED_SLOT, fillSlot } from './key-slot.ts';
-import { checkLuksSettings, type LuksSettings } from './luks-options.ts';
+import { checkLuksSettings, type LuksSettings } from './luks-settings.ts';
 
-export { amendLuks, luksAmendOptions } from './key-slots.ts';
-export { type LuksSettings, luksOptions, parseLuksOptions } from './luks-options.ts';
+export { amendLuks } from './key-slots.ts';
+export { luksAmendOptions, luksOptions } from './luks-options.ts';
+export { checkLuksSettings, type LuksSettings, parseLuksOptions } from './luks-settings.ts';
 
 /** Key material begins at multiples of this: a flash page, says the specification. */
 const SLOT_ALIGNMENT = 4096;
