@@ -61,11 +61,18 @@ export function checkOutputFormat(options: ConvertOptions, format: string): Driv
   }
   if (options.compress) {
     if (!driver.supportsCompression) throw unsupported('Compression not supported for this file format');
+    if (encrypts(options)) throw unsupported('Compression and encryption not supported at the same time');
     if ((options.createOptions?.preallocation ?? 'off') !== 'off') {
       throw invalid('Compression and preallocation not supported at the same time');
     }
   }
   return driver;
+}
+
+/** Formats that encrypt name these two options alike. Whether their values make sense shows when the image is made. */
+function encrypts({ createOptions = {} }: ConvertOptions): boolean {
+  const { encryption = 'off', 'encrypt.format': format } = createOptions;
+  return format !== undefined || !['off', 'no', 'false', 'n'].includes(encryption);
 }
 
 /** `-B`, or `-o backing_file=`; the first wins. */

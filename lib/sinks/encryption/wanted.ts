@@ -1,6 +1,7 @@
 import { ImageError } from '../../core/errors.ts';
 import type { AnyOptionValues } from '../../core/options.ts';
-import { type Secrets, secretNamed } from '../../crypto/secrets.ts';
+import type { Secrets } from '../../crypto/secrets.ts';
+import { keySecret } from '../../sources/encryption/key-secret.ts';
 import type { EncryptionFormat } from '../../sources/encryption/node-options.ts';
 
 /** How the clusters of a new image shall be encrypted. */
@@ -37,9 +38,7 @@ export function wantedEncryption(options: AnyOptionValues): WantedEncryption | n
 
 /** The passphrase that a new image shall have. */
 export function wantedPassphrase({ values }: WantedEncryption, secrets: Secrets | undefined): Buffer {
-  const id = values['key-secret'];
-  if (id === undefined) throw invalid("Parameter 'encrypt.key-secret' is required for cipher");
-  return secretNamed(secrets, String(id));
+  return keySecret(values['key-secret'], secrets, `${PREFIX}key-secret`);
 }
 
 function invalid(message: string): ImageError {

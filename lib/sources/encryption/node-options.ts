@@ -1,5 +1,6 @@
 import { ImageError } from '../../core/errors.ts';
-import { type Secrets, secretNamed } from '../../crypto/secrets.ts';
+import type { Secrets } from '../../crypto/secrets.ts';
+import { keySecret } from './key-secret.ts';
 
 /** How the clusters of a qcow or qcow2 image can be encrypted. */
 export type EncryptionFormat = 'aes' | 'luks';
@@ -28,9 +29,7 @@ export function checkEncryptOptions(given: unknown, format: EncryptionFormat | n
 
 /** The passphrase that the `encrypt` options name. */
 export function passphraseOf(given: unknown, secrets: Secrets | undefined): Buffer {
-  const id = encryptOptions(given)['key-secret'];
-  if (id === undefined) throw invalid("Parameter 'encrypt.key-secret' is required for cipher");
-  return secretNamed(secrets, String(id));
+  return keySecret(encryptOptions(given)['key-secret'], secrets, 'encrypt.key-secret');
 }
 
 function encryptOptions(given: unknown): EncryptOptions {

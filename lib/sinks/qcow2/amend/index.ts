@@ -13,7 +13,10 @@ import {
   V2_HEADER_LENGTH,
   V3_HEADER_LENGTH,
 } from '../../../layouts/qcow2/index.ts';
+import { passphraseOf } from '../../../sources/encryption/node-options.ts';
 import { inContext } from '../../../sources/qcow2/context.ts';
+import { luksPlace } from '../../../sources/qcow2/encryption.ts';
+import { amendLuks } from '../../encryption/luks.ts';
 import type { Qcow2Image } from '../image.ts';
 import { openQcow2Image, type Qcow2OpenRequest } from '../open.ts';
 import { ownSource } from '../own-source.ts';
@@ -27,6 +30,8 @@ const traceAmend = tracePoint('qcow2_amend');
 export interface Qcow2AmendRequest extends Qcow2OpenRequest {
   /** Parsed by `qcow2AmendOptions`; only what was given. */
   values: AnyOptionValues;
+  /** Key slots may be lost that were in use, and the last one. Default false. */
+  force?: boolean;
   /** Part done, from 0 to 1. */
   onProgress?: (part: number) => void;
 }
@@ -40,6 +45,8 @@ export async function amendQcow2(request: Qcow2AmendRequest): Promise<void> {
   try {
     const plan = await planAmend(image, request.values);
     if (traceAmend.enabled) traceAmend.emit({ file: image.storage.name, version: plan.version, size: plan.size ?? -1 });
+    // It checks what it was asked for before it changes anything; nothing else has been changed by then.
+    if (plan.keySlots) await amendKeySlots(image, request);
     const features = changedFeatures(image, plan);
     if (isChange(image, features)) await writeHead(image, features);
     if (plan.refcountBits !== null) image = await withRefcountBits(image, plan.refcountBits, request);
@@ -49,6 +56,21 @@ export async function amendQcow2(request: Qcow2AmendRequest): Promise<void> {
     await image.storage.close().catch(() => {});
     throw inContext(error, request.storage.name);
   }
+}
+
+async function amendKeySlots(image: Qcow2Image, request: Qcow2AmendRequest): Promise<void> {
+  const { storage, values, secrets, options, force = false } = request;
+  const at = luksPlace(image);
+  if (at === null) return;
+  await amendLuks({
+    storage,
+    at,
+    values,
+    prefix: 'encrypt.',
+    secrets,
+    passphrase: passphraseOf(options.encrypt, secrets),
+    force,
+  });
 }
 
 /** Changes the width of the refcounts; returns the image opened anew. */

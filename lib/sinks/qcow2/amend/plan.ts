@@ -4,6 +4,7 @@ import type { AnyOptionValues } from '../../../core/options.ts';
 import {
   Autoclear,
   Compatible,
+  CryptMethod,
   decodeBackingFormat,
   ExtensionType,
   findExtension,
@@ -23,6 +24,8 @@ export interface AmendPlan {
   /** The data file need no longer be a raw image. */
   clearRaw: boolean;
   size: number | null;
+  /** Key slots of LUKS are to be changed. */
+  keySlots: boolean;
 }
 
 const VERSIONS: Readonly<Record<string, 2 | 3>> = { v2: 2, '0.10': 2, v3: 3, '1.1': 3 };
@@ -30,7 +33,7 @@ const VERSIONS: Readonly<Record<string, 2 | 3>> = { v2: 2, '0.10': 2, v3: 3, '1.
 /** Checks everything that was asked for, in qemu-img's words, before anything is changed. */
 export async function planAmend(image: Qcow2Image, values: AnyOptionValues): Promise<AmendPlan> {
   const { header } = image;
-  refuseEncryption(values);
+  const keySlots = asksForKeySlots(image, values);
   refuseBacking(image, values);
   const refcountBits = parseRefcountBits(image, values);
   const version = values.compat === undefined ? versionOf(header.version) : parseVersion(String(values.compat));
@@ -59,6 +62,7 @@ export async function planAmend(image: Qcow2Image, values: AnyOptionValues): Pro
     refcountBits,
     lazyRefcounts,
     size: size === header.size ? null : size,
+    keySlots,
     ...planDataFile(image, values),
   };
 }
@@ -72,10 +76,14 @@ function parseVersion(text: string): 2 | 3 {
   return VERSIONS[text];
 }
 
-/** Encrypted images are not opened for writing yet, so this one has no keys. */
-function refuseEncryption(values: AnyOptionValues): void {
-  if (!Object.keys(values).some((key) => key.startsWith('encrypt.'))) return;
-  throw refused('invalid', "Can't amend encryption options - encryption not present");
+function asksForKeySlots({ header }: Qcow2Image, values: AnyOptionValues): boolean {
+  if (!Object.keys(values).some((key) => key.startsWith('encrypt.'))) return false;
+  if (header.cryptMethod === CryptMethod.luks) return true;
+  const isPlain = header.cryptMethod === CryptMethod.none;
+  const why = isPlain
+    ? "Can't amend encryption options - encryption not present"
+    : 'Only LUKS encryption options can be amended';
+  throw refused('invalid', why);
 }
 
 function refuseBacking({ tail }: Qcow2Image, { backing_file: file, backing_fmt: format }: AnyOptionValues): void {
