@@ -181,11 +181,15 @@ async function driverOf(node: NodeSpec, input: PipeInput, drivers: readonly Driv
 async function openForward(node: NodeSpec, driver: Driver, input: PipeInput, request: StandardInputRequest) {
   const { forward, snapshot, implicit, secrets, sized, cache = 'writeback' } = request;
   // A description with more than driver and file wants more than a pipe can give.
-  const plain = Object.keys(node.options).length === 0 && (node.backing ?? null) === null;
+  const known = driver.forwardOptions ?? [];
+  const plain = Object.keys(node.options).every((key) => known.includes(key)) && (node.backing ?? null) === null;
   if (!forward || snapshot !== undefined || !plain || driver.openForward === undefined) return null;
   try {
     const gate = createGate({ implicit, cache });
-    const opened = await driver.openForward({ storage: input, options: {}, writable: false, cache, gate, secrets });
+    const opened = await driver.openForward({
+      ...{ storage: input, options: node.options, writable: false },
+      ...{ cache, gate, secrets },
+    });
     return sized && opened.size === null && input.position === 0 ? null : opened;
   } catch (error) {
     if (error instanceof ForwardImpossible) return null;

@@ -154,6 +154,8 @@ export interface SourceDriver {
   openSource(request: SourceRequest): Promise<Source>;
   /** Can be read forward from a pipe: see ForwardSource. Absent: the pipe is spooled to a file. */
   openForward?(request: SourceRequest): Promise<ForwardSource>;
+  /** Runtime options that openForward understands; absent: none. A pipe that is described with others is spooled. */
+  readonly forwardOptions?: readonly string[];
 }
 
 /** An image read from a pipe in one pass. */
