@@ -22,8 +22,6 @@ const MAX_UNLOCK_WORK = 2 ** 26;
 const traceUnlock = tracePoint('luks2_unlock');
 
 export interface UnlockedLuks2 {
-  /** Offset 0 is the payload's first byte. */
-  cipher: DiskCipher;
   masterKey: Buffer;
   /** The key slot that the passphrase fits. */
   slot: number;
@@ -39,14 +37,15 @@ export async function unlockLuks2(
   passphrase: Uint8Array,
 ): Promise<UnlockedLuks2> {
   try {
-    const spec = payloadSpec(header);
+    // What can't be had is told before time is spent on finding the key.
+    checkCipher(header);
     const budget = new Budget();
     for (const slot of slotsToTry(header)) {
       budget.spend(header.digest.iterations, slot);
       const masterKey = await openSlot(storage, header, slot, passphrase);
       if (masterKey === null) continue;
       if (traceUnlock.enabled) traceUnlock.emit({ file: storage.name, slot: slot.id });
-      return { cipher: tweaked(diskCipher(spec(masterKey)), header.segment), masterKey, slot: slot.id };
+      return { masterKey, slot: slot.id };
     }
   } catch (error) {
     throw inFile(error, storage);
@@ -60,28 +59,31 @@ function slotsToTry({ keySlots, digest: { keySlots: ids } }: Luks2Header): Luks2
   return usable.sort((left, right) => right.priority - left.priority || left.id - right.id);
 }
 
-/** How the payload is encrypted, once there is a key; what can't be had is told before time is spent on finding it. */
-function payloadSpec(header: Luks2Header): (key: Buffer) => SectorCipherSpec {
-  const { sectorSize, ivTweak } = header.segment;
-  if ((ivTweak * LUKS_SECTOR) % sectorSize !== 0 || !Number.isSafeInteger((ivTweak + 2 ** 43) * LUKS_SECTOR)) {
-    throw new ImageError('unsupported', `An IV tweak of ${ivTweak} is not supported`);
-  }
-  const cipher = payloadCipher(header);
-  const spec = (key: Buffer): SectorCipherSpec => ({ ...sectorSpec(cipher, key), sectorSize });
-  const { keyBytes } = slotsToTry(header)[0] ?? header.keySlots[0];
-  sectorCipher(spec(Buffer.alloc(keyBytes)));
-  return spec;
-}
-
-function tweaked(cipher: DiskCipher, { ivTweak }: { ivTweak: number }): DiskCipher {
-  if (ivTweak === 0) return cipher;
-  const shift = ivTweak * LUKS_SECTOR;
+/** The cipher of the payload, whose first byte is at offset 0. */
+export function volumeCipher(header: Luks2Header, masterKey: Buffer): DiskCipher {
+  const cipher = diskCipher(volumeSpec(header, masterKey));
+  const shift = header.segment.ivTweak * LUKS_SECTOR;
+  if (shift === 0) return cipher;
   return {
     sectorSize: cipher.sectorSize,
     encrypt: (bytes, offset) => cipher.encrypt(bytes, offset + shift),
     decrypt: (bytes, offset) => cipher.decrypt(bytes, offset + shift),
     close: () => cipher.close(),
   };
+}
+
+function volumeSpec(header: Luks2Header, masterKey: Buffer): SectorCipherSpec {
+  return { ...sectorSpec(payloadCipher(header), masterKey), sectorSize: header.segment.sectorSize };
+}
+
+function checkCipher(header: Luks2Header): void {
+  const { sectorSize, ivTweak } = header.segment;
+  // Offsets are shifted by the tweak: they stay whole sectors, below 2^53 in any file.
+  if ((ivTweak * LUKS_SECTOR) % sectorSize !== 0 || ivTweak > 2 ** 43) {
+    throw new ImageError('unsupported', `An IV tweak of ${ivTweak} is not supported`);
+  }
+  const [slot = header.keySlots[0]] = slotsToTry(header);
+  sectorCipher(volumeSpec(header, Buffer.alloc(slot.keyBytes)));
 }
 
 /** The volume key out of a slot; null where the passphrase is not the slot's. */

@@ -26,16 +26,18 @@ export interface Luks2Header extends Luks2Metadata {
   uuid: string;
   /** Where the payload lies in the file. */
   payloadOffset: number;
+  /** Whole sectors. Infinity: as far as the file goes that comes through a pipe. */
   payloadLength: number;
 }
 
 /**
  * Reads both copies of the header at the start of `storage` and takes the newer one of those that are sound. ImageError
  * `corrupt`, or `unsupported` for containers that hold more than one encrypted disk.
+ * @param fileSize Infinity: not known yet, and `storage` is the head of what comes through a pipe
  */
-export async function readLuks2Header(storage: Storage): Promise<Luks2Header> {
+export async function readLuks2Header(storage: Storage, fileSize = storage.size): Promise<Luks2Header> {
   try {
-    return checkPlaces(await newestCopy(storage), storage.size);
+    return checkPlaces(await newestCopy(storage), fileSize);
   } catch (error) {
     throw inFile(error, storage);
   }

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import test from 'ava';
 import { ImageError } from '../../../lib/core/errors.ts';
 import { luks2Info, readLuks2Header } from '../../../lib/sources/encryption/luks2.ts';
-import { unlockLuks2 } from '../../../lib/sources/encryption/luks2-unlock.ts';
+import { unlockLuks2, volumeCipher } from '../../../lib/sources/encryption/luks2-unlock.ts';
 import { memoryStorage } from '../../../lib/storage/memory.ts';
 import { luks2Image, type Metadata, PASSPHRASE, PAYLOAD, SECONDARY, writeHeader } from '../../support/luks2-images.ts';
 import { withTmpDir } from '../../support/tmp.ts';
@@ -15,7 +15,8 @@ const DISK = randomBytes(64 * 1024);
 async function contents(image: Buffer, passphrase = PASSPHRASE): Promise<Buffer> {
   const storage = memoryStorage('image', image);
   const header = await readLuks2Header(storage);
-  const { cipher } = await unlockLuks2(storage, header, Buffer.from(passphrase));
+  const { masterKey } = await unlockLuks2(storage, header, Buffer.from(passphrase));
+  const cipher = volumeCipher(header, masterKey);
   const disk = Buffer.alloc(header.payloadLength);
   await storage.read(header.payloadOffset, disk);
   await cipher.decrypt(disk, 0);
