@@ -17,6 +17,8 @@ export interface Recipe {
   title: string;
   /** Guest bytes. */
   size: number;
+  /** Bytes that a failure leaves old or new as one: what is encrypted together is nothing of either when it is cut. */
+  atom: number;
   /** How far apart the writes are, times the usual: blocks of a MiB need more room to be several. */
   spread: number;
 }
@@ -40,6 +42,7 @@ const OPTION_SETS: Readonly<Record<string, readonly Readonly<Record<string, stri
 
 const SPREADS: Readonly<Record<string, number>> = { vdi: 16, vhdx: 16, vpc: 32 };
 const SIZE = 300_032;
+const SECTOR = 512;
 
 export function recipes(): Recipe[] {
   const able = drivers().filter(({ create }) => create !== undefined);
@@ -47,7 +50,8 @@ export function recipes(): Recipe[] {
     (OPTION_SETS[driver.name] ?? [{}]).map((options) => {
       const pairs = Object.entries(options).map(([key, value]) => `${key}=${value}`);
       const spread = SPREADS[driver.name] ?? 1;
-      return { driver, options, title: [driver.name, ...pairs].join(' '), size: SIZE * spread, spread };
+      const atom = factsOf(driver).noisy ? SECTOR : 1;
+      return { driver, options, title: [driver.name, ...pairs].join(' '), size: SIZE * spread, atom, spread };
     }),
   );
 }

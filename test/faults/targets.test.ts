@@ -159,7 +159,9 @@ function existingTests(recipe: Recipe): void {
       // Three in a row that change nothing: there are no more operations of the kind.
       for (let nth = 1, idle = 0; idle < 3; nth += 1) idle = (await fails(plan(nth))) ? 0 : idle + 1;
     }
-    for (let capacity = 0; capacity < 200_000; capacity += 2777) await fails({ capacity });
+    for (let capacity = 0; capacity < 200_000; capacity += 2777) {
+      await fails({ capacity: capacity - (capacity % recipe.atom) });
+    }
     t.true(failures > 20);
   });
 }

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { ImageError } from '../../lib/core/errors.ts';
 import { createImage } from '../../lib/formats/create.ts';
-import { drivers } from '../../lib/formats/index.ts';
+import { driverNamed, drivers } from '../../lib/formats/index.ts';
 import { compare } from '../../lib/pipelines/compare.ts';
 import { convert } from '../../lib/pipelines/convert.ts';
 import { dd } from '../../lib/pipelines/dd.ts';
@@ -13,6 +13,7 @@ import type { NodeSpec } from '../../lib/sources/filename.ts';
 import { type FaultPlan, type FaultyOperation, faultyStorage } from '../../lib/storage/faulty.ts';
 import { openFile } from '../../lib/storage/file.ts';
 import { registerProtocol } from '../../lib/storage/index.ts';
+import { factsOf, SECRETS as secrets } from '../conformance/facts.ts';
 import { pattern } from '../support/model.ts';
 import { withTmpDir } from '../support/tmp.ts';
 
@@ -50,7 +51,12 @@ registerProtocol({
 });
 
 function node(driver: string, protocol: string, filename: string): NodeSpec {
-  return { driver, file: { driver: protocol, filename }, options: {}, backing: undefined, filename };
+  const options = { ...needsOf(driver)?.open };
+  return { driver, file: { driver: protocol, filename }, options, backing: undefined, filename };
+}
+
+function needsOf(format: string) {
+  return factsOf(driverNamed(format)).needs;
 }
 
 /** The formats that can be written, with options that make many tables of a small disk. */
@@ -60,7 +66,13 @@ const OPTIONS: Readonly<Record<string, Readonly<Record<string, string>>>> = {
   parallels: { cluster_size: '4096' },
   vhdx: { block_size: '1048576' },
   vpc: { force_size: 'on' },
+  luks: { 'iter-time': '10' },
 };
+
+function optionsOf(format: string): Readonly<Record<string, string>> {
+  return { ...needsOf(format)?.create, ...OPTIONS[format] };
+}
+
 const FORMATS = drivers()
   .filter(({ create }) => create !== undefined)
   .map(({ name }) => name);
@@ -72,7 +84,8 @@ async function makeSources(directory: string, format: string): Promise<{ raw: st
   const disk = Buffer.concat([pattern(SIZE / 3, 1), Buffer.alloc(SIZE / 3), pattern(SIZE / 3, 2)]);
   writeFileSync(raw, disk);
   if (format === 'raw') return { raw, path };
-  const target = await createImage({ filename: path, format, size: SIZE, options: OPTIONS[format], cache: 'unsafe' });
+  const options = optionsOf(format);
+  const target = await createImage({ filename: path, format, size: SIZE, options, secrets, cache: 'unsafe' });
   await target.write(0, disk.subarray(0, SIZE / 3));
   await target.write((SIZE / 3) * 2, disk.subarray((SIZE / 3) * 2));
   await target.close();
@@ -120,15 +133,15 @@ for (const format of FORMATS) {
       };
       const output = { filename: out };
       for (const outputFormat of ['raw', 'qcow2']) {
-        const converting = afresh(() => convert({ inputs: [input], output, outputFormat }));
+        const converting = afresh(() => convert({ inputs: [input], output, outputFormat, secrets }));
         t.true((await failEach(t, path, 'read', converting, absent)) > 0);
-        const copying = afresh(() => dd({ input, output, outputFormat, blockSize: 65536 }));
+        const copying = afresh(() => dd({ input, output, outputFormat, blockSize: 65536, secrets }));
         t.true((await failEach(t, path, 'read', copying, absent)) > 0);
       }
-      t.true((await failEach(t, path, 'read', () => compare({ left: input, right: other }))) > 0);
-      t.true((await failEach(t, path, 'read', () => compare({ left: other, right: input }))) > 0);
+      t.true((await failEach(t, path, 'read', () => compare({ left: input, right: other, secrets }))) > 0);
+      t.true((await failEach(t, path, 'read', () => compare({ left: other, right: input, secrets }))) > 0);
       if (format === 'raw') return;
-      t.true((await failEach(t, path, 'read', () => measure({ image: input, outputFormat: 'qcow2' }))) > 0);
+      t.true((await failEach(t, path, 'read', () => measure({ image: input, outputFormat: 'qcow2', secrets }))) > 0);
       t.true((await failEach(t, path, 'read', () => walk(input))) > 0);
     });
   });
@@ -138,10 +151,13 @@ for (const format of FORMATS) {
       const { raw } = await makeSources(directory, format);
       const out = join(directory, 'out');
       const output = node(format, 'faulty', out);
-      const verbs = {
-        convert: () => convert({ inputs: [{ filename: raw, format: 'raw' }], output, cache: 'writeback' }),
-        dd: () => dd({ input: { filename: raw, format: 'raw' }, output, outputFormat: format }),
+      const input = { filename: raw, format: 'raw' };
+      const createOptions = optionsOf(format);
+      const verbs: Record<string, () => Promise<unknown>> = {
+        convert: () => convert({ inputs: [input], output, createOptions, secrets, cache: 'writeback' }),
       };
+      // `dd` has no options for what it makes.
+      if (needsOf(format) === undefined) verbs.dd = () => dd({ input, output, outputFormat: format });
       for (const [verb, run] of Object.entries(verbs)) {
         const afresh = () => {
           rmSync(out, { force: true });
@@ -174,7 +190,7 @@ for (const format of FORMATS) {
         const { raw, path } = await makeSources(directory, format);
         const output = { filename: join(directory, 'out') };
         const inputs = [node(format, 'shrinking', path)];
-        const error = await convert({ inputs, output, outputFormat, parallel: 1 }).then(
+        const error = await convert({ inputs, output, outputFormat, secrets, parallel: 1 }).then(
           () => null,
           (reason) => reason,
         );
@@ -190,5 +206,5 @@ for (const format of FORMATS) {
 }
 
 async function walk(image: NodeSpec): Promise<void> {
-  for await (const entry of map({ image })) if (entry.length === 0) throw new Error('an empty entry');
+  for await (const entry of map({ image, secrets })) if (entry.length === 0) throw new Error('an empty entry');
 }
