@@ -23,6 +23,8 @@ export interface OpenOptions {
   implicit?: 'allow' | 'refuse' | ((reference: string, from: string) => boolean | Promise<boolean>);
   /** What `key-secret` options of the images name. */
   secrets?: Secrets;
+  /** Open an image that another process writes to. */
+  forceShare?: boolean;
   /** Default `writeback`. */
   cache?: CacheMode;
   /** The formats to know; all registered ones by default. */

@@ -6,6 +6,7 @@ import type { Target } from '../sinks/target.ts';
 import { hasProtocol, type NodeSpec, parseFilename } from '../sources/filename.ts';
 import { createGate, type ImplicitPolicy } from '../sources/gate.ts';
 import { type OpenedImage, openImage } from '../sources/open.ts';
+import { locksForMaking, roleOf } from '../sources/sharing.ts';
 import { fileCreateOptions, openStorage, protocolNamed } from '../storage/index.ts';
 import type { CacheMode, Storage } from '../storage/storage.ts';
 import { alsoClose } from './close.ts';
@@ -26,6 +27,8 @@ export interface CreateImageOptions {
   /** `-b`, `-F` and `-u`; goes before `backing_file` and `backing_fmt` of the options. */
   backing?: { filename: string; format?: string | null; unsafe?: boolean };
   cache?: CacheMode;
+  /** The backing file may be written to by another process meanwhile: nothing is read of it but its size. */
+  shareBacking?: boolean;
   drivers?: readonly Driver[];
   /** Whether files that images refer to may be opened. */
   implicit?: ImplicitPolicy;
@@ -103,6 +106,7 @@ async function create(
   const cache = request.cache ?? 'writeback';
   const { size: _size, backing_file: _file, backing_fmt: _format, ...options } = values;
   const storage = request.storage ?? (await openStorage(node.file, { writable: true, create: true, cache }));
+  await lockNew(storage, driver);
   try {
     const made = await driver.create?.({
       storage,
@@ -120,6 +124,17 @@ async function create(
     return made as Target;
   } catch (error) {
     await storage.close({ discard: true }).catch(() => {});
+    throw error;
+  }
+}
+
+/** Before anything of a file that is there is touched. */
+async function lockNew(storage: Storage, driver: Driver): Promise<void> {
+  try {
+    await storage.lock?.(locksForMaking(roleOf(driver)));
+  } catch (error) {
+    // Whoever has it may have found it when it was just made: it is not removed.
+    await storage.close().catch(() => {});
     throw error;
   }
 }
@@ -192,6 +207,7 @@ async function openBackingImage(
       cache: request.cache,
       implicit: request.implicit,
       secrets: request.secrets,
+      forceShare: request.shareBacking,
     });
   } catch (error) {
     if (!(error instanceof ImageError)) throw error;

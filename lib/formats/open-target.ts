@@ -50,12 +50,13 @@ export async function targetOf(opened: OpenedImage, options: TargetOfOptions = {
         file: opened.filename,
       });
     }
+    const given = takeNodeOptions(opened.node.options, { cache, writable: true });
     const target = await driver.openTarget({
       storage: opened.storage,
-      options: takeNodeOptions(opened.node.options, { cache, writable: true }).options,
+      options: given.options,
       writable: true,
-      cache,
-      gate: createGate({ implicit, cache }),
+      cache: given.cache,
+      gate: createGate({ implicit, cache: given.cache }),
       secrets,
       backing,
     });

@@ -13,6 +13,7 @@ export const raw: Driver = {
   name: 'raw',
   // Any file may be one; whoever is surer goes first.
   probe: () => 1,
+  plain: true,
   openSource: openRaw,
   openForward: openRawForward,
   createOptions,

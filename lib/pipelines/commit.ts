@@ -58,7 +58,9 @@ export async function commit(options: CommitOptions): Promise<CommitResult> {
   // From now on the target closes the overlay.
   const top = overlay.storage.writable ? await targetOf(overlay, { cache, drivers, implicit, secrets }) : null;
   try {
-    const base = await openTarget(chainNode(lower), { cache, drivers, implicit, secrets });
+    const base = await openTarget(chainNode(lower), { cache, drivers, implicit, secrets }).catch((error) => {
+      throw lockFailed(error);
+    });
     const written = await copyInto(base, overlay, options);
     if (upper.length === 1) await top?.adoptBacking?.(base.source as NonNullable<Target['source']>);
     if (emptied) await top?.makeEmpty?.();
@@ -89,7 +91,8 @@ async function split(options: CommitOptions): Promise<Split> {
   const { image, base, keep = false, signal } = options;
   throwIfAborted(signal);
   const node = nodeOf(image);
-  const opened = await openImage(node, common(options));
+  // For writing, so that it is refused at once where another process uses it.
+  const opened = await openImage(node, { ...common(options), writable: true });
   try {
     const layers = layersOf(opened);
     const index = base === undefined ? 1 : await findBelow(layers, base);
@@ -169,6 +172,12 @@ async function adoptBelow(layer: OpenedImage, base: Target, options: CommitOptio
   } finally {
     await target.close();
   }
+}
+
+/** As with qemu-img, which has opened the base by then: that the base is in use is told alone. */
+function lockFailed(error: unknown): unknown {
+  if (!(error instanceof ImageError) || error.kind !== 'locked') return error;
+  return error.cause instanceof ImageError ? error.cause : error;
 }
 
 function jobFailed(error: unknown): unknown {

@@ -89,7 +89,8 @@ export async function convert(options: ConvertOptions): Promise<ConvertResult> {
 
 function openConvertInput(reference: ImageReference, options: ConvertOptions): Promise<Input> {
   const { drivers, implicit, secrets, forceShare, signal, sourceCache: cache, snapshot, inputs, output } = options;
-  const common = { drivers, implicit, secrets, forceShare, signal, cache, snapshot, outputFilename: output.filename };
+  const sharing = { forceShare, denyWriters: true };
+  const common = { drivers, implicit, secrets, ...sharing, signal, cache, snapshot, outputFilename: output.filename };
   // Pipes are joined, overlaid and asked for bitmaps only as files.
   const forward = inputs.length === 1 && backingName(options) === undefined && !options.bitmaps;
   // An output that exists has its size.

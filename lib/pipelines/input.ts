@@ -20,6 +20,8 @@ import type { ImageReference, VerbOptions } from './reference.ts';
 export interface OpenInputOptions
   extends Pick<VerbOptions, 'drivers' | 'implicit' | 'secrets' | 'forceShare' | 'signal'> {
   cache?: CacheMode;
+  /** Nobody may write to the disk while it is read, also where its format would bear it; not with `forceShare`. */
+  denyWriters?: boolean;
   /** False: leave the backing file alone. */
   backing?: boolean;
   /** The disk as an internal snapshot has it; a pipe is then spooled. */
@@ -74,8 +76,8 @@ export async function openInput(
   reference: ImageReference,
   options: OpenInputOptions = {},
 ): Promise<OpenedImage | ForwardInput> {
-  const { drivers = allDrivers(), implicit, secrets, cache, backing, snapshot, forceShare } = options;
-  const common = { drivers, implicit, secrets, cache, backing, snapshot, forceShare, containers: true };
+  const { drivers = allDrivers(), implicit, secrets, cache, backing, snapshot, forceShare, denyWriters } = options;
+  const common = { drivers, implicit, secrets, cache, backing, snapshot, forceShare, denyWriters, containers: true };
   const format = 'file' in reference ? null : (reference.format ?? null);
   if (isStandardStream(reference)) {
     return openStandardInput({ ...parseFilename(STDIO_NAME), driver: format }, { ...options, ...common, unpack: true });
@@ -155,8 +157,8 @@ async function diskIn(node: NodeSpec, input: PipeInput, request: StandardInputRe
 }
 
 function imageOptions(request: StandardInputRequest): OpenImageOptions {
-  const { drivers, implicit, secrets, cache, backing, snapshot, forceShare, member } = request;
-  return { drivers, implicit, secrets, cache, backing, snapshot, forceShare, containers: true, member };
+  const { drivers, implicit, secrets, cache, backing, snapshot, forceShare, denyWriters, member } = request;
+  return { drivers, implicit, secrets, cache, backing, snapshot, forceShare, denyWriters, containers: true, member };
 }
 
 function couldNotOpen(error: unknown): unknown {

@@ -165,6 +165,7 @@ class RawTarget implements Target {
    * that is being filled must not show as one of many sizes.
    */
   async #resize(end: number, preallocation: Preallocation): Promise<void> {
+    await this.#storage.lock?.({ uses: ['resize'], denies: [] });
     const old = this.#storage.size;
     try {
       await this.#truncateStorage(end);

@@ -1,15 +1,10 @@
 import { ImageError } from '../core/errors.ts';
-import { tracePoint } from '../core/trace.ts';
 import type { Secrets } from '../crypto/secrets.ts';
-import { openStorage } from '../storage/index.ts';
 import type { CacheMode, Storage } from '../storage/storage.ts';
 import { joinLayers } from './chain.ts';
-import { openContainer, openPlace, type Place } from './container.ts';
 import { hasProtocol, type NodeSpec, parseFilename } from './filename.ts';
 import { createGate, type ImageGate, type ImplicitPolicy, referenceSpec } from './gate.ts';
-import { takeNodeOptions } from './node-options.ts';
-import { probe } from './probe.ts';
-import { ProtocolSource } from './protocol.ts';
+import { type Layer, LOAD_SNAPSHOT, openLayer, wrapped } from './layer.ts';
 import type { SnapshotSelector, Source, SourceDriver } from './source.ts';
 
 export interface OpenImageOptions {
@@ -29,6 +24,8 @@ export interface OpenImageOptions {
   secrets?: Secrets;
   /** Open images that another process writes to. */
   forceShare?: boolean;
+  /** Nobody may write to the disk while it is open, also where its format would bear it. */
+  denyWriters?: boolean;
   /** The top image's storage, if it is open already (a spooled pipe); from then on it belongs to the OpenedImage. */
   storage?: Storage;
   /** Only `describe` will be asked (`info`): a missing data file or key is no error then. */
@@ -66,26 +63,8 @@ export interface OpenedImage {
 /** Each layer holds an open file; no chain that anyone could use is as deep. */
 const MAX_CHAIN = 1000;
 
-/** The operation of errors about the snapshot: qemu-img's text then has no `Could not open`. */
-const LOAD_SNAPSHOT = 'load snapshot';
-
-const traceOpen = tracePoint('image_open');
-
-/** A layer that is open, before the layers below it are. */
-interface Layer {
-  filename: string;
-  node: NodeSpec;
-  driver: SourceDriver;
-  storage: Storage;
-  /** The image's own source: closing it closes its data file. */
-  opened: Source;
-  /** What is read: `opened`, or a snapshot of it. */
-  source: Source;
-}
-
 interface Context extends OpenImageOptions {
   gate: ImageGate;
-  cache: CacheMode;
 }
 
 /**
@@ -94,11 +73,11 @@ interface Context extends OpenImageOptions {
  */
 export async function openImage(node: NodeSpec | string, options: OpenImageOptions): Promise<OpenedImage> {
   const filename = typeof node === 'string' ? node : node.filename;
-  const cache = options.cache ?? 'writeback';
-  const context: Context = { ...options, cache, gate: createGate({ implicit: options.implicit, cache }) };
+  const context: Context = { ...options, gate: createGate({ implicit: options.implicit }) };
   const layers: Layer[] = [];
   try {
     await openLayers(typeof node === 'string' ? parseFilename(node) : node, context, layers);
+    if (options.denyWriters) await denyWriters(layers);
     return assemble(layers);
   } catch (error) {
     await closeLayers(layers).catch(() => {});
@@ -112,9 +91,11 @@ async function openLayers(top: NodeSpec, context: Context, layers: Layer[]): Pro
   const seen = new Set<string>();
   let depth = 0;
   let spec: NodeSpec | null = context.format ? { ...top, driver: context.format } : top;
+  let inherited: Layer['inherited'] = { cache: context.cache ?? 'writeback', forceShare: context.forceShare === true };
   try {
     while (spec !== null) {
-      const layer: Layer = await openLayer(spec, context, layers.length === 0);
+      const layer: Layer = await openLayer(spec, { ...context, ...inherited, isTop: layers.length === 0 });
+      inherited = layer.inherited;
       const above = layers.at(-1);
       layers.push(layer);
       above?.opened.checkBacking?.(layer.opened);
@@ -130,92 +111,12 @@ async function openLayers(top: NodeSpec, context: Context, layers: Layer[]): Pro
   }
 }
 
-async function openLayer(spec: NodeSpec, context: Context, isTop: boolean): Promise<Layer> {
-  const writable = isTop && context.writable === true;
-  const given = takeNodeOptions(spec.options, { cache: context.cache, writable });
-  const isProtocol = spec.driver !== null && spec.driver === spec.file.driver;
-  if (isProtocol && context.drivers.some(({ name }) => name === spec.driver)) {
-    throw new ImageError('invalid', 'A block device must be specified for "file"');
+/** Disks that lie plain bear writers, unless it is asked otherwise. */
+async function denyWriters(layers: readonly Layer[]): Promise<void> {
+  for (const { driver, storage, inherited } of layers) {
+    if (!driver.plain || inherited.forceShare) continue;
+    await storage.lock?.({ uses: [], denies: ['write', 'resize'] });
   }
-  const chosen = spec.driver === null || isProtocol ? null : driverNamed(spec.driver, context.drivers);
-  const mayEnter = isTop && !writable && !isProtocol && context.containers === true;
-  const place = await placeOf(spec, context, { isTop, mayEnter, writable, cache: given.cache });
-  let { storage } = place;
-  const enter = async (): Promise<boolean> => {
-    const inside = mayEnter ? await openContainer(place, context.drivers) : null;
-    storage = inside ?? storage;
-    return inside !== null;
-  };
-  try {
-    const entered = (chosen === null || place.member !== null) && (await enter());
-    const driver = chosen ?? (await driverFor(storage, isProtocol, context.drivers));
-    const { gate, secrets, metadataOnly } = context;
-    const forCheck = isTop && context.forCheck;
-    const open = () =>
-      driver.openSource({
-        storage,
-        options: given.options,
-        writable,
-        cache: given.cache,
-        gate,
-        secrets,
-        metadataOnly,
-        forCheck,
-      });
-    const plain = await open().catch(async (error) => {
-      if (chosen === null || entered || !(await enter())) throw error;
-      return open();
-    });
-    const opened = isProtocol ? new ProtocolSource(plain, spec.file.driver) : plain;
-    if (traceOpen.enabled) traceOpen.emit({ file: storage.name, format: opened.format, size: opened.size, writable });
-    const source = isTop && context.snapshot !== undefined ? await snapshotOf(opened, context.snapshot) : opened;
-    return { filename: spec.filename, node: spec, driver, storage, opened, source };
-  } catch (error) {
-    await storage.close().catch(() => {});
-    throw error;
-  }
-}
-
-interface PlaceFacts {
-  isTop: boolean;
-  mayEnter: boolean;
-  writable: boolean;
-  cache: CacheMode;
-}
-
-async function placeOf({ file }: NodeSpec, context: Context, facts: PlaceFacts): Promise<Place> {
-  const { isTop, mayEnter, writable, cache } = facts;
-  const { storage, member = null } = context;
-  if (isTop && storage !== undefined) return { storage, member };
-  if (mayEnter) return openPlace(file, cache);
-  return { storage: await openStorage(file, { writable, cache }), member: null };
-}
-
-async function driverFor(
-  storage: Storage,
-  isProtocol: boolean,
-  drivers: readonly SourceDriver[],
-): Promise<SourceDriver> {
-  return isProtocol ? driverNamed('raw', drivers) : probe(storage, drivers);
-}
-
-async function snapshotOf(image: Source, selector: SnapshotSelector): Promise<Source> {
-  try {
-    if (image.openSnapshot === undefined) {
-      const can = 'support temporarily loading internal snapshots';
-      throw new ImageError('unsupported', `Block format '${image.format}' used by device '' does not ${can}`);
-    }
-    return await image.openSnapshot(selector);
-  } catch (error) {
-    await image.close().catch(() => {});
-    throw wrapped(error, 'Failed to load snapshot: ', image.name, LOAD_SNAPSHOT);
-  }
-}
-
-function driverNamed(name: string, drivers: readonly SourceDriver[]): SourceDriver {
-  const driver = drivers.find((each) => each.name === name);
-  if (driver === undefined) throw new ImageError('invalid', `Unknown driver '${name}'`);
-  return driver;
 }
 
 /** The node below a layer, or null. */
@@ -288,19 +189,4 @@ async function closeLayers(layers: readonly Layer[]): Promise<void> {
 function couldNotOpen(error: unknown, filename: string): ImageError {
   if (error instanceof ImageError && error.operation === LOAD_SNAPSHOT) return error;
   return wrapped(error, `Could not open '${filename}': `, filename);
-}
-
-function wrapped(error: unknown, prefix: string, file?: string, operation?: string): ImageError {
-  // What is no ImageError is a defect of this program, not of the image: it must not be dressed up as one.
-  if (!(error instanceof ImageError)) throw error;
-  if (prefix === '') return error;
-  const { kind, message, format, offset, code } = error;
-  return new ImageError(kind, prefix + message, {
-    file: error.file ?? file,
-    format,
-    operation: operation ?? error.operation ?? 'open',
-    offset,
-    code,
-    cause: error,
-  });
 }

@@ -1,6 +1,7 @@
 import type { ByteReader, Extent } from '../core/extent.ts';
 import type { Secrets } from '../crypto/secrets.ts';
 import type { CacheMode, Storage } from '../storage/storage.ts';
+import type { FileRole, Sharing } from './sharing.ts';
 
 /** What an image says of its backing file. */
 export interface BackingReference {
@@ -119,10 +120,17 @@ export interface SnapshotSelector {
   idOrName?: string;
 }
 
+export interface GateOpenOptions {
+  writable?: boolean;
+  create?: boolean;
+  /** What the file has of the image, for its locks; absent: it is only looked at, without any. */
+  role?: FileRole;
+}
+
 /** Opens what an image refers to. The one gate through which every implicit open goes. */
 export interface Gate {
   /** Opens the storage that `reference`, found inside `from`, names. */
-  openStorage(reference: string, from: Storage, options?: { writable?: boolean; create?: boolean }): Promise<Storage>;
+  openStorage(reference: string, from: Storage, options?: GateOpenOptions): Promise<Storage>;
 }
 
 /** What a driver gets to open an image with. */
@@ -136,6 +144,8 @@ export interface SourceRequest {
   gate: Gate;
   /** What `key-secret` options name. */
   secrets?: Secrets;
+  /** For the locks of files that are opened beside `storage`, but for those of the gate. */
+  sharing?: Sharing;
   /** Only `describe` will be asked: what only reading needs (data files, keys, tables) may be missing. */
   metadataOnly?: boolean;
   /** With `metadataOnly`: the image is going to be checked. What a check repairs is no reason to refuse it. */
@@ -151,6 +161,8 @@ export interface SourceDriver {
    * 100 is certain. Raw says 1 to everything.
    */
   probe(head: Buffer, filename: string): number;
+  /** The file is the disk, byte for byte: several may write to it. */
+  readonly plain?: boolean;
   openSource(request: SourceRequest): Promise<Source>;
   /** Can be read forward from a pipe: see ForwardSource. Absent: the pipe is spooled to a file. */
   openForward?(request: SourceRequest): Promise<ForwardSource>;

@@ -234,6 +234,8 @@ test('what cannot be rebased is refused before anything is written', async (t) =
     await refused('qcow2', { backing: long, unsafe: true }, /: No space left in the file header$/);
     const tooLong = { filename: 'x'.repeat(1100), format: 'raw' };
     await refused('qcow2', { backing: tooLong, unsafe: true }, /: Invalid argument$/);
-    await refused('qcow2', { backing: { filename: at('qcow2'), format: 'qcow2' } }, /its own backing file$/);
+    const itself = { filename: at('qcow2'), format: 'qcow2' };
+    await refused('qcow2', { backing: itself }, /: Failed to get shared "write" lock\n/);
+    await refused('qcow2', { backing: itself, forceShare: true }, /its own backing file$/);
   });
 });

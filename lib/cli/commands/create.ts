@@ -70,6 +70,7 @@ async function create(
   const target = await createImage({
     ...place,
     format,
+    shareBacking: true,
     options,
     backing: backing === undefined ? undefined : { filename: backing, format: backingFormat ?? null, unsafe },
     onFormatting: (line) => {

@@ -71,7 +71,7 @@ export async function createQcow2(request: Qcow2CreateRequest): Promise<Qcow2Tar
   const data =
     settings.dataFile === null
       ? storage
-      : await gate.openStorage(settings.dataFile, storage, { writable: true, create: true });
+      : await gate.openStorage(settings.dataFile, storage, { writable: true, create: true, role: 'data' });
   try {
     if (data !== storage && !data.fixedSize) {
       await data.truncate(0);

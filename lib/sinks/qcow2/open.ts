@@ -135,5 +135,5 @@ async function openData(request: Qcow2OpenRequest, header: Qcow2Header, tail: He
   if (name === null || name === '') {
     throw new ImageError('corrupt', "'data-file' is required for this image", { file: storage.name, format: 'qcow2' });
   }
-  return gate.openStorage(name, storage, { writable: true });
+  return gate.openStorage(name, storage, { writable: true, role: 'data' });
 }

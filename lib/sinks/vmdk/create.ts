@@ -136,7 +136,8 @@ async function makeExtent(
   start: number,
 ): Promise<{ part: ImagePart; extent: VmdkExtent }> {
   const { gate, storage, backing } = request;
-  const file = await gate.openStorage(filename, storage, { writable: true, create: true });
+  const role = settings.flat ? 'data' : 'structure';
+  const file = await gate.openStorage(filename, storage, { writable: true, create: true, role });
   try {
     await startNewFile(file, request.options, 'vmdk');
     if (settings.flat) {

@@ -5,7 +5,7 @@ import { inContext } from '../../sources/context.ts';
 import type { Source, SourceRequest } from '../../sources/source.ts';
 import { readDirectory } from '../../sources/vmdk/grain-shape.ts';
 import { type VmdkExtent, VmdkImage } from '../../sources/vmdk/image.ts';
-import { readSparseHeader, readVmdkHead } from '../../sources/vmdk/index.ts';
+import { readSparseHeader, readVmdkHead, roleOfExtent } from '../../sources/vmdk/index.ts';
 import { FlatReader, ZeroReader } from '../../sources/vmdk/readers.ts';
 import type { Storage } from '../../storage/storage.ts';
 import { BlockTarget } from '../blocks/target.ts';
@@ -105,7 +105,7 @@ async function openPart(
   { storage, gate, ...below }: Pick<VmdkOpenRequest, 'storage' | 'gate'> & Below,
 ): Promise<OpenedPart> {
   if (line.filename === null) return zeroPart(line);
-  const file = await gate.openStorage(line.filename, storage, { writable: true });
+  const file = await gate.openStorage(line.filename, storage, { writable: true, role: roleOfExtent(line) });
   try {
     if (line.type === 'FLAT' || line.type === 'VMFS') return openFlat(file, line);
     if (line.type === 'SPARSE') return await openSparse(file, line, below);

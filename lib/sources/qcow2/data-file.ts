@@ -1,8 +1,9 @@
 import { ImageError } from '../../core/errors.ts';
 import { decodeDataFileName, Incompatible } from '../../layouts/qcow2/index.ts';
-import { openStorage, type ProtocolSpec } from '../../storage/index.ts';
+import type { ProtocolSpec } from '../../storage/index.ts';
 import type { Storage } from '../../storage/storage.ts';
 import { parseFilename } from '../filename.ts';
+import { openBeside } from '../gate.ts';
 import type { SourceRequest } from '../source.ts';
 import type { Qcow2Head } from './head.ts';
 
@@ -20,10 +21,13 @@ export async function openData(request: SourceRequest, { header, tail }: Qcow2He
     }
     return request.storage;
   }
-  if (given !== undefined) return openStorage(dataFileSpec(given), { writable, cache: request.cache });
+  const { gate, storage, cache, sharing } = request;
+  if (given !== undefined) {
+    return openBeside(storage, dataFileSpec(given), { writable, cache, sharing, role: 'data' });
+  }
   const name = decodeDataFileName(tail.extensions);
   if (name === null || name === '') throw new ImageError('invalid', "'data-file' is required for this image");
-  return request.gate.openStorage(name, request.storage, { writable });
+  return gate.openStorage(name, storage, { writable, role: 'data' });
 }
 
 function dataFileSpec(given: unknown): ProtocolSpec {

@@ -23,6 +23,7 @@ import {
 import { readPadded, type Storage } from '../../storage/storage.ts';
 import { inContext } from '../context.ts';
 import { refuseUnknownOptions } from '../node-options.ts';
+import type { FileRole } from '../sharing.ts';
 import type { SourceRequest } from '../source.ts';
 import { readFooter } from './footer.ts';
 import { closeExtents, type VmdkExtent, VmdkImage } from './image.ts';
@@ -143,13 +144,21 @@ async function openLine(
     throw new ImageError('unsupported', 'The image has an extent that may not be accessed (NOACCESS)');
   }
   if (filename === null) return openExtent(null, line);
-  const file = await gate.openStorage(filename, storage, { writable: writable && access === 'RW' });
+  const file = await gate.openStorage(filename, storage, {
+    writable: writable && access === 'RW',
+    role: roleOfExtent(line),
+  });
   try {
     return await openExtent(file, line);
   } catch (error) {
     await file.close().catch(() => {});
     throw inContext(error, file.name, 'vmdk');
   }
+}
+
+/** What the file of an extent has of the image, for its locks. */
+export function roleOfExtent({ type }: ExtentLine): FileRole {
+  return type === 'FLAT' || type === 'VMFS' ? 'data' : 'structure';
 }
 
 /** @param line null: the extent is the image itself */
