@@ -1,5 +1,11 @@
-import { createCipheriv, createDecipheriv } from 'node:crypto';
 import { ImageError } from '../core/errors.ts';
+import { aes } from './ciphers/aes.ts';
+import type { BlockCipher } from './ciphers/block-cipher.ts';
+import { cast5 } from './ciphers/cast5.ts';
+import { serpent } from './ciphers/serpent.ts';
+import { twofish } from './ciphers/twofish.ts';
+
+export type { BlockCipher } from './ciphers/block-cipher.ts';
 
 const CIPHER_NAMES = [
   'aes-128',
@@ -22,17 +28,6 @@ export function isCipherName(name: string): name is CipherName {
   return CIPHER_NAMES.includes(name as CipherName);
 }
 
-/**
- * A block cipher with its key, on many blocks at once, each by itself (ECB): what every mode is made of. `blocks` is
- * some whole blocks; the result is as long, and is `blocks` itself or memory of its own.
- */
-export interface BlockCipher {
-  /** Bytes of one block. */
-  readonly blockSize: 8 | 16;
-  encrypt(blocks: Buffer): Buffer;
-  decrypt(blocks: Buffer): Buffer;
-}
-
 /** Bytes of a cipher's key, such as 32 of `aes-256`; XTS takes two of them. */
 export function cipherKeyBytes(cipher: CipherName): number {
   return Number(cipher.slice(cipher.indexOf('-') + 1)) / 8;
@@ -48,17 +43,14 @@ export function blockCipher(cipher: CipherName, key: Uint8Array): BlockCipher {
   if (key.length !== cipherKeyBytes(cipher)) {
     throw new ImageError('invalid', `A key of ${cipher} has ${cipherKeyBytes(cipher)} bytes, not ${key.length}`);
   }
-  if (cipher.startsWith('aes-')) return aes(cipher, key);
-  throw new ImageError('unsupported', `Cipher ${cipher} is not supported`);
-}
-
-/** AES as OpenSSL has it (FIPS 197). */
-function aes(cipher: CipherName, key: Uint8Array): BlockCipher {
-  const encryption = createCipheriv(`${cipher}-ecb`, key, null).setAutoPadding(false);
-  const decryption = createDecipheriv(`${cipher}-ecb`, key, null).setAutoPadding(false);
-  return {
-    blockSize: 16,
-    encrypt: (blocks) => encryption.update(blocks),
-    decrypt: (blocks) => decryption.update(blocks),
-  };
+  switch (cipher.slice(0, cipher.indexOf('-'))) {
+    case 'serpent':
+      return serpent(key);
+    case 'twofish':
+      return twofish(key);
+    case 'cast5':
+      return cast5(key);
+    default:
+      return aes(key);
+  }
 }

@@ -1,4 +1,4 @@
-import type { BlockCipher } from '../block-cipher.ts';
+import type { BlockCipher } from '../ciphers/block-cipher.ts';
 import type { IvWriter } from '../iv.ts';
 import { type Kernel, sharedKernel } from '../wasm/kernel.ts';
 import { type Mode, PIECE } from './mode.ts';

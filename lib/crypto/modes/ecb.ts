@@ -1,4 +1,4 @@
-import type { BlockCipher } from '../block-cipher.ts';
+import type { BlockCipher } from '../ciphers/block-cipher.ts';
 import type { Mode } from './mode.ts';
 
 /** Electronic codebook (NIST SP 800-38A, section 6.1): each block by itself, wherever it lies. */
