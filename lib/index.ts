@@ -22,6 +22,7 @@ export { type BitmapAction, type BitmapOptions, bitmap } from './edits/bitmap.ts
 export { type CheckOptions, type CheckResult, check } from './edits/check.ts';
 export { type ResizeOptions, resize } from './edits/resize.ts';
 export { applySnapshot, createSnapshot, deleteSnapshot, type SnapshotOptions, snapshots } from './edits/snapshot.ts';
+export { type DecryptOptions, decrypt, type EncryptOptions, encrypt } from './encryption.ts';
 export { createImage } from './formats/create.ts';
 export type {
   CheckReport,
