@@ -1,8 +1,10 @@
 import {
   decodeRefcountTableEntry,
   encodeEntry,
+  fillRefcounts,
   type Qcow2Geometry,
   readRefcount,
+  sameRefcounts,
   writeRefcount,
 } from '../../layouts/qcow2/index.ts';
 import type { Storage } from '../../storage/storage.ts';
@@ -124,6 +126,20 @@ export class RefcountBlocks {
   setCount(page: Page, cluster: number, count: number): void {
     const { refcountsPerBlock, refcountBits } = this.#geometry;
     writeRefcount(page.bytes, cluster % refcountsPerBlock, refcountBits, count);
+    page.dirty = true;
+  }
+
+  /** How many clusters from `cluster` on, `most` at most and all in its block, have the same refcount. */
+  sameCounts(page: Page, cluster: number, most: number): number {
+    const { refcountsPerBlock, refcountBits } = this.#geometry;
+    return sameRefcounts(page.bytes, cluster % refcountsPerBlock, most, refcountBits);
+  }
+
+  /** Sets the refcounts of so many clusters from `cluster` on, all in its block. */
+  setCounts(page: Page, cluster: number, clusters: number, count: number): void {
+    const { refcountsPerBlock, refcountBits } = this.#geometry;
+    const index = cluster % refcountsPerBlock;
+    fillRefcounts(page.bytes, { index, entries: clusters, bits: refcountBits, value: count });
     page.dirty = true;
   }
 

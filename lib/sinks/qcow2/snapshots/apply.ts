@@ -9,18 +9,10 @@ import {
 } from '../../../layouts/qcow2/index.ts';
 import { readL1 } from '../../../sources/qcow2/snapshots.ts';
 import type { Qcow2Image } from '../image.ts';
-import {
-  beginChange,
-  discardFreed,
-  endChange,
-  lowerTable,
-  placeL1,
-  switchHeader,
-  type Undo,
-  undoChange,
-} from './change.ts';
-import { clearCopied, withoutCopied } from './copied.ts';
-import { checkReferences, type Freed, lowerReferences, raiseReferences } from './references.ts';
+import { beginChange, endChange, placeL1, switchHeader, type Undo, undoChange } from './change.ts';
+import { withoutCopied } from './copied.ts';
+import { checkReferences, discardFreed, lowerReferences, lowerTable, raiseReferences } from './references.ts';
+import { ClusterRuns } from './runs.ts';
 import type { TableEntry } from './table.ts';
 
 /**
@@ -34,27 +26,24 @@ export async function applySnapshot(image: Qcow2Image, entry: TableEntry): Promi
   const size = sizeOf(image, entry);
   ensure(entry.l1Offset % geometry.clusterSize === 0, 'Snapshot L1 table offset invalid', { offset: entry.l1Offset });
   const l1 = await readL1(image.storage, entry.l1Offset, entry.l1Entries, geometry);
+  await checkReferences(image, image.l1, null);
   await beginChange(image, { dirty: false });
   const undo: Undo = { l1, tally: { changed: 0 }, placed: [] };
   const active = Buffer.concat([withoutCopied(image, l1)], Math.max(l1.length, l1EntriesFor(size, geometry) * 8));
   try {
     await raiseReferences(image, l1, undo.tally);
-    await checkReferences(image, image.l1, null);
     undo.placed.push(await placeL1(image, active));
   } catch (error) {
     await undoChange(image, undo);
     throw error;
   }
-  await image.commit();
-  await image.storage.flush();
-  await clearCopied(image, l1);
   const old = { l1: image.l1, offset: header.l1Offset };
   await image.commit();
   image.replaceL1(active, undo.placed[0].offset);
   await switchHeader(image, { size });
   occupy(image, active);
-  const freed: Freed = { runs: [] };
-  await lowerTable(image, old.offset, old.l1.length, freed);
+  const freed = new ClusterRuns();
+  await lowerTable(image, { offset: old.offset, bytes: old.l1.length }, freed);
   await lowerReferences(image, old.l1, freed);
   await endChange(image);
   await discardFreed(image, freed);

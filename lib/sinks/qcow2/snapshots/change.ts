@@ -1,7 +1,8 @@
 import { Autoclear, Incompatible, type Qcow2Header } from '../../../layouts/qcow2/index.ts';
 import type { Qcow2Image } from '../image.ts';
 import type { ClusterRun } from '../refcounts.ts';
-import { addRun, type Freed, lower, type Runs, type Tally, undoRaise } from './references.ts';
+import { restoreCopied } from './copied.ts';
+import { type Tally, undoRaise } from './references.ts';
 
 /**
  * Before the first change. Copied flags and the refcounts they follow from lie apart on the disk: while they disagree, the dirty bit
@@ -54,6 +55,7 @@ export interface Undo {
 export async function undoChange(image: Qcow2Image, { l1, tally, placed }: Undo): Promise<void> {
   try {
     await undoRaise(image, l1, tally);
+    await restoreCopied(image);
     for (const run of placed) if (run.clusters > 0) await image.refcounts.takeBack(run);
     await endChange(image);
   } catch {
@@ -70,32 +72,4 @@ export async function placeL1(image: Qcow2Image, l1: Buffer): Promise<ClusterRun
   image.checkAllocated(run);
   await image.storage.write(run.offset, Buffer.concat([l1], clusters * clusterSize));
   return run;
-}
-
-/** Takes one reference from the clusters of a table that is no longer in use. */
-export async function lowerTable(image: Qcow2Image, offset: number, bytes: number, freed: Freed): Promise<void> {
-  const { clusterSize } = image.geometry;
-  if (bytes > 0) await lower(image, [offset / clusterSize, Math.ceil(bytes / clusterSize)], freed);
-}
-
-/** Gives the space of clusters back that are free on the disk by now. */
-export async function discardFreed(image: Qcow2Image, { runs }: Freed): Promise<void> {
-  const { clusterSize } = image.geometry;
-  for (const [first, count] of merged(runs)) await image.storage.discard(first * clusterSize, count * clusterSize);
-  // They may be taken again.
-  image.refcounts.searchFrom(0);
-}
-
-/** Ascending, neighbours together. */
-function merged(runs: Runs): [number, number][] {
-  const together: Runs = [];
-  const ascending = pairsOf(runs).sort((a, b) => a[0] - b[0]);
-  for (const [first, count] of ascending) addRun(together, first, count);
-  return pairsOf(together);
-}
-
-function pairsOf(runs: Runs): [number, number][] {
-  const pairs: [number, number][] = [];
-  for (let index = 0; index < runs.length; index += 2) pairs.push([runs[index], runs[index + 1]]);
-  return pairs;
 }

@@ -1,7 +1,9 @@
 import { decodeL1Entry, encodeEntry, entryOffset, isCompressed, isCopied } from '../../../layouts/qcow2/index.ts';
-import type { Page } from '../../pages.ts';
+import type { PageImage } from '../../pages.ts';
 import type { Qcow2Image } from '../image.ts';
-import { type NamedTable, tablesUnder, writeTables } from './references.ts';
+import { eachStretch, type Stretch } from './counts.ts';
+import { ClusterRuns } from './runs.ts';
+import { tablesUnder, writeTables } from './tables.ts';
 
 /** The L1 table as a snapshot has it: nothing under it may be written in place. */
 export function withoutCopied(image: Qcow2Image, l1: Buffer): Buffer {
@@ -13,21 +15,11 @@ export function withoutCopied(image: Qcow2Image, l1: Buffer): Buffer {
   return shared;
 }
 
-/** Clears the copied flags in all L2 tables under the L1 table: everything there is shared now. */
-export async function clearCopied(image: Qcow2Image, l1: Buffer): Promise<void> {
-  const { l2Entries, l2EntrySize } = image.geometry;
-  for await (const tables of tablesUnder(image, l1)) {
-    const changed = tables.filter(({ bytes }) => {
-      let cleared = false;
-      for (let index = 0; index < l2Entries; index += 1) {
-        const at = index * l2EntrySize;
-        if (bytes[at] < 0x80) continue;
-        bytes[at] &= 0x7f;
-        cleared = true;
-      }
-      return cleared;
-    });
-    await writeTables(image, changed);
+/** Clears the copied flags of the active L1 table, all of which is shared now. */
+export function clearActive({ activeL1 }: Qcow2Image): void {
+  for (let index = 0; index < activeL1.entries; index += 1) {
+    const { offset, copied } = activeL1.entry(index);
+    if (copied) activeL1.set(index, offset, false);
   }
 }
 
@@ -36,37 +28,57 @@ export async function clearCopied(image: Qcow2Image, l1: Buffer): Promise<void> 
  * so is everything under them.
  */
 export async function restoreCopied(image: Qcow2Image): Promise<void> {
-  const single = async (offset: number, l1Index: number): Promise<boolean> => {
-    const alone = (await image.refcounts.get(offset)) === 1;
-    if (alone !== image.activeL1.entry(l1Index).copied) image.activeL1.set(l1Index, offset, alone);
-    return alone;
-  };
-  for await (const tables of tablesUnder(image, image.l1, single)) {
-    const changed: NamedTable[] = [];
-    for (const table of tables) if (await markCopied(image, table)) changed.push(table);
-    await writeTables(image, changed);
+  const own = await restoreActive(image);
+  const uncopied = new ClusterRuns();
+  const single = new ClusterRuns();
+  for await (const tables of tablesUnder(image, own)) {
+    uncopied.clear();
+    single.clear();
+    for (const { bytes } of tables) eachUncopied(image, bytes, (cluster) => uncopied.add(cluster, 1));
+    if (uncopied.length === 0) continue;
+    const noteSingle = ({ first, clusters, count }: Stretch) => {
+      if (count === 1) single.add(first, clusters);
+    };
+    // What is not counted is for a check.
+    await eachStretch(image, uncopied, noteSingle, () => {});
+    await writeTables(
+      image,
+      tables.filter((table) => markSingle(image, table, single)),
+    );
   }
 }
 
-async function markCopied(image: Qcow2Image, { bytes }: NamedTable): Promise<boolean> {
-  const { l2Entries, l2EntrySize, clusterSize } = image.geometry;
-  const { blocks } = image.refcounts;
-  let page: Page | null = null;
-  let block = -1;
-  let marked = false;
-  for (let index = 0; index < l2Entries; index += 1) {
-    const at = index * l2EntrySize;
+/** @returns the active L1 table with nothing but the entries of tables that the active disk alone has */
+async function restoreActive({ activeL1, refcounts }: Qcow2Image): Promise<Buffer> {
+  const own = Buffer.from(activeL1.bytes);
+  for (let index = 0; index < activeL1.entries; index += 1) {
+    const { offset, copied } = activeL1.entry(index);
+    if (offset === 0) continue;
+    const alone = (await refcounts.get(offset)) === 1;
+    if (alone !== copied) activeL1.set(index, offset, alone);
+    if (!alone) encodeEntry(own, index * 8, 0);
+  }
+  return own;
+}
+
+/** Calls `visit` with the cluster of each entry that has one of its own, not compressed, and no copied flag. */
+function eachUncopied({ geometry }: Qcow2Image, bytes: Buffer, visit: (cluster: number, at: number) => void): void {
+  const { l2EntrySize, clusterSize } = geometry;
+  for (let at = 0; at < bytes.length; at += l2EntrySize) {
     const high = bytes.readUInt32BE(at);
+    if (isCopied(high) || isCompressed(high)) continue;
     const offset = entryOffset(high, bytes.readUInt32BE(at + 4));
-    if (offset === 0 || isCompressed(high) || isCopied(high)) continue;
-    const cluster = offset / clusterSize;
-    if (blocks.indexOf(cluster) !== block) {
-      block = blocks.indexOf(cluster);
-      page = await blocks.at(cluster);
-    }
-    if (page === null || blocks.count(page, cluster) !== 1) continue;
+    if (offset !== 0 && offset % clusterSize === 0) visit(offset / clusterSize, at);
+  }
+}
+
+/** @returns whether a flag was set */
+function markSingle(image: Qcow2Image, { bytes }: PageImage, single: ClusterRuns): boolean {
+  let marked = false;
+  eachUncopied(image, bytes, (cluster, at) => {
+    if (!single.has(cluster)) return;
     bytes[at] |= 0x80;
     marked = true;
-  }
+  });
   return marked;
 }

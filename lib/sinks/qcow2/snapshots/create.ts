@@ -1,18 +1,10 @@
 import { ImageError } from '../../../core/errors.ts';
 import { MAX_SNAPSHOTS } from '../../../layouts/qcow2/index.ts';
 import type { Qcow2Image } from '../image.ts';
-import {
-  beginChange,
-  discardFreed,
-  endChange,
-  lowerTable,
-  placeL1,
-  switchHeader,
-  type Undo,
-  undoChange,
-} from './change.ts';
-import { clearCopied, withoutCopied } from './copied.ts';
-import { type Freed, raiseReferences } from './references.ts';
+import { beginChange, endChange, placeL1, switchHeader, type Undo, undoChange } from './change.ts';
+import { clearActive, withoutCopied } from './copied.ts';
+import { discardFreed, lowerTable, raiseReferences } from './references.ts';
+import { ClusterRuns } from './runs.ts';
 import { newEntry, placeTable, readTable, type SnapshotTable } from './table.ts';
 
 /** QEMU keeps no more of a name. */
@@ -38,19 +30,13 @@ export async function createSnapshot(image: Qcow2Image, name: string): Promise<v
     await undoChange(image, undo);
     throw error;
   }
-  await image.commit();
-  await image.storage.flush();
-  await clearCopied(image, l1);
-  for (let index = 0; index < image.activeL1.entries; index += 1) {
-    const { offset, copied } = image.activeL1.entry(index);
-    if (copied) image.activeL1.set(index, offset, false);
-  }
+  clearActive(image);
   await switchHeader(image, {
     snapshotCount: table.entries.length + 1,
     snapshotsOffset: undo.placed[1].offset,
   });
-  const freed: Freed = { runs: [] };
-  await lowerTable(image, table.offset, table.bytes, freed);
+  const freed = new ClusterRuns();
+  await lowerTable(image, table, freed);
   await endChange(image);
   await discardFreed(image, freed);
 }

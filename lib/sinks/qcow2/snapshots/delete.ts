@@ -2,9 +2,10 @@ import { ensure } from '../../../core/errors.ts';
 import { Incompatible } from '../../../layouts/qcow2/index.ts';
 import { readL1 } from '../../../sources/qcow2/snapshots.ts';
 import type { Qcow2Image } from '../image.ts';
-import { beginChange, discardFreed, endChange, lowerTable, switchHeader, type Undo, undoChange } from './change.ts';
+import { beginChange, endChange, switchHeader, type Undo, undoChange } from './change.ts';
 import { restoreCopied } from './copied.ts';
-import { checkReferences, checkRemovable, type Freed, lowerReferences } from './references.ts';
+import { checkReferences, checkRemovable, discardFreed, lowerReferences, lowerTable } from './references.ts';
+import { ClusterRuns } from './runs.ts';
 import { placeTable, type SnapshotTable } from './table.ts';
 
 /**
@@ -33,9 +34,9 @@ export async function deleteSnapshot(image: Qcow2Image, table: SnapshotTable, in
     // Refcounts and copied flags now change one after the other: see beginChange.
     incompatible: header.version >= 3 ? header.incompatible | Incompatible.dirty : header.incompatible,
   });
-  const freed: Freed = { runs: [] };
-  await lowerTable(image, table.offset, table.bytes, freed);
-  await lowerTable(image, l1Offset, l1.length, freed);
+  const freed = new ClusterRuns();
+  await lowerTable(image, table, freed);
+  await lowerTable(image, { offset: l1Offset, bytes: l1.length }, freed);
   await lowerReferences(image, l1, freed);
   await image.commit();
   await storage.flush();
