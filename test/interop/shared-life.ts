@@ -1,7 +1,8 @@
 import { writeFileSync } from 'node:fs';
 import { openTarget } from '../../lib/formats/open-target.ts';
 import type { Target } from '../../lib/sinks/target.ts';
-import { loadAll, readAll, withImage } from '../sources/oracle.ts';
+import { parseImageOpts } from '../../lib/sources/filename.ts';
+import { loadAll, open, readAll } from '../sources/oracle.ts';
 import { pattern, type Random } from '../support/model.ts';
 import { tool } from '../support/tools.ts';
 
@@ -13,6 +14,26 @@ export interface SharedLife {
   random: Random;
   /** Longest write in bytes. */
   longest: number;
+  /** The image is encrypted with this passphrase, which its option `encrypt.key-secret` names. */
+  passphrase?: string;
+}
+
+const SECRET = 'life';
+
+/** How the tools are told of the image. */
+function opened({ path, format, passphrase }: SharedLife): { tools: string[]; raw: string; image: string } {
+  const image = `driver=${format},file.filename=${path}`;
+  if (passphrase === undefined) return { tools: ['--image-opts'], raw: rawOf(path), image };
+  const tools = ['--object', `secret,id=${SECRET},data=${passphrase}`, '--image-opts'];
+  return { tools, raw: rawOf(path), image: `${image},encrypt.key-secret=${SECRET}` };
+}
+
+function rawOf(path: string): string {
+  return `driver=raw,file.filename=${path}.model`;
+}
+
+function secretsOf({ passphrase }: SharedLife): Map<string, string> | undefined {
+  return passphrase === undefined ? undefined : new Map([[SECRET, passphrase]]);
 }
 
 const SECTOR = 512;
@@ -35,7 +56,7 @@ function range({ model, random, longest }: SharedLife, unit: number): { offset: 
 
 /** Some writes by qemu-io. */
 export function writeWithQemu(life: SharedLife): void {
-  const { model, random, path, format } = life;
+  const { model, random } = life;
   const commands: string[] = [];
   for (let step = 0; step < 8; step += 1) {
     const { offset, length } = range(life, SECTOR);
@@ -44,12 +65,14 @@ export function writeWithQemu(life: SharedLife): void {
     const verb = byte !== 0 ? `write -P ${byte}` : random.pick(['write -z', 'write -zu', 'write -P 0']);
     commands.push('-c', `${verb} ${offset} ${length}`);
   }
-  tool('qemu-io').expect(['-f', format, ...commands, path]);
+  const { tools, image } = opened(life);
+  tool('qemu-io').expect([...tools, ...commands, image]);
 }
 
 /** Some writes by the library; neighbours at once, though they may share a block. */
 export async function writeWithOurs(life: SharedLife): Promise<void> {
-  const target = await openTarget(life.path, { format: life.format, cache: 'unsafe' });
+  const node = parseImageOpts(opened(life).image);
+  const target = await openTarget(node, { cache: 'unsafe', secrets: secretsOf(life) });
   for (let step = 0; step < 8; step += 1) await writeOnce(life, target);
   await target.close();
 }
@@ -85,17 +108,22 @@ async function writeBlock({ model, random }: SharedLife, target: Target): Promis
 }
 
 /** Both read what the model says, and where qemu-img can check the format, it finds nothing. */
-async function verify({ path, format, model }: SharedLife): Promise<void> {
+async function verify(life: SharedLife): Promise<void> {
+  const { path, model } = life;
+  const { tools, raw, image } = opened(life);
   const qemuImg = tool('qemu-img');
   writeFileSync(`${path}.model`, model);
-  qemuImg.expect(['compare', '-f', 'raw', '-F', format, `${path}.model`, path]);
-  const { status, stderr } = qemuImg.run(['check', '-f', format, path]);
+  qemuImg.expect(['compare', ...tools, raw, image]);
+  const { status, stderr } = qemuImg.run(['check', ...tools, image]);
   // 63: the format has no checks.
   if (status !== 0 && status !== 63) throw new Error(`check: ${stderr}`);
-  await withImage(path, async ({ chain }) => {
+  const reader = await open(image, { imageOpts: true, secrets: secretsOf(life) });
+  try {
     for (const read of [readAll, loadAll]) {
-      const found = await read(chain);
+      const found = await read(reader.chain);
       if (!found.equals(model)) throw new Error(`${read.name} reads something else`);
     }
-  });
+  } finally {
+    await reader.close();
+  }
 }
