@@ -5,17 +5,17 @@ import { keySecret } from './key-secret.ts';
 /** How the clusters of a qcow or qcow2 image can be encrypted. */
 export type EncryptionFormat = 'aes' | 'luks';
 
-/** `encrypt` of a node, as the user gave it (QAPI, BlockdevQcow2Encryption). */
-type EncryptOptions = Readonly<Record<string, unknown>>;
+type Options = Readonly<Record<string, unknown>>;
 
 const KNOWN: readonly string[] = ['format', 'key-secret'];
+const PREFIX = 'encrypt.';
 
 /**
  * Throws, in qemu-img's words, where the `encrypt` options of a node contradict what its header says. Of a plain
  * image only the format counts, as with QEMU.
  */
-export function checkEncryptOptions(given: unknown, format: EncryptionFormat | null): void {
-  const options = encryptOptions(given);
+export function checkEncryptOptions(node: Options, format: EncryptionFormat | null): void {
+  const options = encryptOptions(node);
   if (options.format !== undefined && options.format !== format) {
     const header =
       format === null ? 'No encryption in image header, but' : `Header reported '${format}' encryption format but`;
@@ -28,12 +28,17 @@ export function checkEncryptOptions(given: unknown, format: EncryptionFormat | n
 }
 
 /** The passphrase that the `encrypt` options name. */
-export function passphraseOf(given: unknown, secrets: Secrets | undefined): Buffer {
-  return keySecret(encryptOptions(given)['key-secret'], secrets, 'encrypt.key-secret');
+export function passphraseOf(node: Options, secrets: Secrets | undefined): Buffer {
+  return keySecret(encryptOptions(node)['key-secret'], secrets, `${PREFIX}key-secret`);
 }
 
-function encryptOptions(given: unknown): EncryptOptions {
-  return typeof given === 'object' && given !== null ? (given as EncryptOptions) : {};
+/** `encrypt` of a node (QAPI, BlockdevQcow2Encryption); keys may be dotted. */
+function encryptOptions({ encrypt, ...others }: Options): Options {
+  const options: Record<string, unknown> = typeof encrypt === 'object' ? { ...encrypt } : {};
+  for (const [key, value] of Object.entries(others)) {
+    if (key.startsWith(PREFIX)) options[key.slice(PREFIX.length)] = value;
+  }
+  return options;
 }
 
 function invalid(message: string): ImageError {

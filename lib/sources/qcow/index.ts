@@ -54,13 +54,13 @@ export async function openQcow(request: SourceRequest): Promise<BlockSource> {
 export async function openQcowHead({ storage, options }: SourceRequest): Promise<QcowHead> {
   refuseUnknownOptions('qcow', options, ['encrypt']);
   const head = await readQcowHead(storage);
-  checkEncryptOptions(options.encrypt, isEncrypted(head) ? 'aes' : null);
+  checkEncryptOptions(options, isEncrypted(head) ? 'aes' : null);
   return head;
 }
 
 /** What the clusters are encrypted with; null: they aren't. */
 export function qcowCipher({ options, secrets }: SourceRequest, head: QcowHead): ClusterCipher | null {
-  return isEncrypted(head) ? legacyAes(passphraseOf(options.encrypt, secrets)) : null;
+  return isEncrypted(head) ? legacyAes(passphraseOf(options, secrets)) : null;
 }
 
 function isEncrypted({ header }: QcowHead): boolean {

@@ -44,7 +44,7 @@ export function luksPlace({ header, tail }: CryptHead): LuksPlace | null {
 
 /** Throws where the header contradicts itself or the node's `encrypt` options. Needs no key. */
 export function checkEncryption(head: CryptHead, options: SourceRequest['options']): void {
-  checkEncryptOptions(options.encrypt, encryptionFormat(head));
+  checkEncryptOptions(options, encryptionFormat(head));
   luksPlace(head);
 }
 
@@ -57,7 +57,7 @@ export async function unlockClusters(
   if (head.header.cryptMethod === CryptMethod.none) return null;
   const place = luksPlace(head);
   const header = place === null ? null : await readLuksHeader(storage, place.offset, place.length);
-  const passphrase = passphraseOf(options.encrypt, secrets);
+  const passphrase = passphraseOf(options, secrets);
   if (place === null || header === null) return legacyAes(passphrase);
   return new ClusterCipher(await unlockOnce(storage, place, header, passphrase), 'host');
 }

@@ -21,6 +21,6 @@ const TUNING = defineOptions({
 /** Throws an `invalid` ImageError, in qemu-img's words, for an option that is unknown or has a wrong value. */
 export function checkRuntimeOptions(options: Readonly<Record<string, unknown>>): void {
   refuseUnknownOptions('qcow2', options, ['data-file', 'encrypt', ...Object.keys(TUNING)]);
-  const { 'data-file': _dataFile, encrypt: _encrypt, ...tuning } = options;
-  parseOptions(TUNING, tuning);
+  const tuning = Object.entries(options).filter(([key]) => key !== 'data-file' && key.split('.')[0] !== 'encrypt');
+  parseOptions(TUNING, Object.fromEntries(tuning));
 }

@@ -68,7 +68,7 @@ async function amendKeySlots(image: Qcow2Image, request: Qcow2AmendRequest): Pro
     values,
     prefix: 'encrypt.',
     secrets,
-    passphrase: passphraseOf(options.encrypt, secrets),
+    passphrase: passphraseOf(options, secrets),
     force,
   });
 }
