@@ -4,14 +4,15 @@ import { createImage } from '../../lib/formats/create.ts';
 import { checkQcow2 } from '../../lib/sinks/qcow2/check/index.ts';
 import type { Target } from '../../lib/sinks/target.ts';
 import { createGate } from '../../lib/sources/gate.ts';
-import { faultyStorage, replayEvents, type StorageEvent } from '../../lib/storage/faulty.ts';
+import { faultyStorage, type StorageEvent } from '../../lib/storage/faulty.ts';
 import { memoryStorage } from '../../lib/storage/memory.ts';
 import { bitmapsOf, openBitmapTarget } from '../support/bitmaps.ts';
 import { Random } from '../support/model.ts';
+import { afterCrash, type Loss } from './power.ts';
 
 const SIZE = 4 * 1024 * 1024;
-/** Orders in which a disk without power may have kept what no flush had made sure of. */
-const LOSSES_PER_MOMENT = 3;
+/** What a disk without power may have kept of what no flush had made sure of: each moment is looked at so often. */
+const LOSSES: readonly Loss[] = ['none', 'whole', 'whole', 'torn', 'torn'];
 
 type Edit = (target: Target) => Promise<unknown>;
 
@@ -105,13 +106,9 @@ for (const [name, edit] of Object.entries(EDITS)) {
     t.not(known[0], known[1]);
     const random = new Random(record.length);
     for (let count = 0; count <= record.length; count += 1) {
-      for (let round = 0; round <= LOSSES_PER_MOMENT; round += 1) {
-        const before = record.slice(0, count);
-        const sure = before.findLastIndex(({ operation }) => operation === 'flush');
-        const kept = before.filter((_, index) => round === 0 || index <= sure || random.below(2) === 0);
-        const memory = memoryStorage('crashed', Buffer.from(start));
-        await replayEvents(kept, memory);
-        await assertOldOrNew(t, memory.bytes(), known, `after ${count} of ${record.length} operations, round ${round}`);
+      for (const [round, loss] of LOSSES.entries()) {
+        const image = await afterCrash(start, record.slice(0, count), { loss, random });
+        await assertOldOrNew(t, image, known, `after ${count} of ${record.length} operations, loss ${round}: ${loss}`);
       }
     }
   });
