@@ -214,6 +214,9 @@ test('no output shows a secret, whatever is wrong', async (t) => {
       create -f luks -o key-secret=s,iter-time=10 made.luks 1M
       create -f qcow2 -o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10 made.qcow2 1M
       info --output=json made.luks
+      -T * info made.luks
+      convert -p -O raw --image-opts driver=luks,key-secret=s,file.filename=made.luks out.raw
+      info --image-opts driver=luks,key-secret=s,key-secrets=s,file.filename=made.luks
       convert -O qcow2 x json:{"key-secret":"s"}
     `);
     const mute = (outputs: string, about: string) => {
