@@ -1,4 +1,4 @@
-import { ensure } from '../../core/errors.ts';
+import { ensure, ImageError } from '../../core/errors.ts';
 
 /**
  * Refcount table and blocks ("Host cluster management"). Entries narrower than a byte are packed
@@ -11,11 +11,10 @@ const TABLE_RESERVED_LOW = 0x1ff;
 export function decodeRefcountTableEntry(table: Buffer, index: number, clusterSize: number): number {
   const low = table.readUInt32BE(index * 8 + 4);
   const offset = table.readUInt32BE(index * 8) * 0x1_0000_0000 + (low - (low & TABLE_RESERVED_LOW));
-  ensure(
-    offset <= Number.MAX_SAFE_INTEGER && offset % clusterSize === 0,
-    `Refblock offset 0x${offset.toString(16)} unaligned (reftable index: 0x${index.toString(16)})`,
-    { offset },
-  );
+  if (offset > Number.MAX_SAFE_INTEGER || offset % clusterSize !== 0) {
+    const where = `0x${offset.toString(16)} unaligned (reftable index: 0x${index.toString(16)})`;
+    throw new ImageError('corrupt', `Refblock offset ${where}`, { offset });
+  }
   return offset;
 }
 
@@ -89,5 +88,14 @@ export function fillRefcounts(
   block: Buffer,
   { index, entries, bits, value }: { index: number; entries: number; bits: number; value: number },
 ): void {
-  for (let at = index; at < index + entries; at += 1) writeRefcount(block, at, bits, value);
+  if (bits !== 16) {
+    for (let at = index; at < index + entries; at += 1) writeRefcount(block, at, bits, value);
+    return;
+  }
+  const high = value >>> 8;
+  const low = value & 0xff;
+  for (let at = index * 2; at < (index + entries) * 2; at += 2) {
+    block[at] = high;
+    block[at + 1] = low;
+  }
 }

@@ -50,9 +50,17 @@ function addPlain(scan: Scan, start: number): number {
   let end = 0;
   let from = start;
   let index = start;
+  // What the next entry is if it goes on where this one ends, flags included.
+  let nextHigh = -1;
+  let nextLow = -1;
   for (; index < l2Entries; index += 1) {
     const high = view.getUint32(index * 8);
     const low = view.getUint32(index * 8 + 4);
+    if (low === nextLow && high === nextHigh) {
+      nextLow += clusterSize;
+      end += 1;
+      continue;
+    }
     if ((high & NOT_PLAIN_HIGH) !== 0 || (low & notPlainLow) !== 0) break;
     const cluster = (high & OFFSET_HIGH) * perHigh + (low >>> clusterBits);
     if (cluster === 0) continue;
@@ -63,6 +71,8 @@ function addPlain(scan: Scan, start: number): number {
       from = index;
     }
     end = cluster + 1;
+    nextHigh = high;
+    nextLow = low + clusterSize;
   }
   if (end !== first) addRun(scan, { first, end, from, to: index });
   return index;

@@ -34,7 +34,7 @@ export async function restoreCopied(image: Qcow2Image): Promise<void> {
   for await (const tables of tablesUnder(image, own)) {
     uncopied.clear();
     single.clear();
-    for (const { bytes } of tables) eachUncopied(image, bytes, (cluster) => uncopied.add(cluster, 1));
+    for (const table of tables) addUncopied(image, table, uncopied);
     if (uncopied.length === 0) continue;
     const noteSingle = ({ first, clusters, count }: Stretch) => {
       if (count === 1) single.add(first, clusters);
@@ -61,24 +61,42 @@ async function restoreActive({ activeL1, refcounts }: Qcow2Image): Promise<Buffe
   return own;
 }
 
-/** Calls `visit` with the cluster of each entry that has one of its own, not compressed, and no copied flag. */
-function eachUncopied({ geometry }: Qcow2Image, bytes: Buffer, visit: (cluster: number, at: number) => void): void {
+/** Adds the clusters of the entries that have one of their own, not compressed, and no copied flag. */
+function addUncopied({ geometry }: Qcow2Image, { bytes }: PageImage, uncopied: ClusterRuns): void {
   const { l2EntrySize, clusterSize } = geometry;
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+  let first = 0;
+  let end = 0;
   for (let at = 0; at < bytes.length; at += l2EntrySize) {
-    const high = bytes.readUInt32BE(at);
-    if (isCopied(high) || isCompressed(high)) continue;
-    const offset = entryOffset(high, bytes.readUInt32BE(at + 4));
-    if (offset !== 0 && offset % clusterSize === 0) visit(offset / clusterSize, at);
+    const cluster = uncopiedCluster(view, at, clusterSize);
+    if (cluster === 0) continue;
+    if (cluster !== end) {
+      if (end !== first) uncopied.add(first, end - first);
+      first = cluster;
+    }
+    end = cluster + 1;
   }
+  if (end !== first) uncopied.add(first, end - first);
 }
 
 /** @returns whether a flag was set */
-function markSingle(image: Qcow2Image, { bytes }: PageImage, single: ClusterRuns): boolean {
+function markSingle({ geometry }: Qcow2Image, { bytes }: PageImage, single: ClusterRuns): boolean {
+  const { l2EntrySize, clusterSize } = geometry;
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
   let marked = false;
-  eachUncopied(image, bytes, (cluster, at) => {
-    if (!single.has(cluster)) return;
+  for (let at = 0; at < bytes.length; at += l2EntrySize) {
+    const cluster = uncopiedCluster(view, at, clusterSize);
+    if (cluster === 0 || !single.has(cluster)) continue;
     bytes[at] |= 0x80;
     marked = true;
-  });
+  }
   return marked;
+}
+
+/** The cluster of an entry without copied flag; 0 where it has none, or none of its own. */
+function uncopiedCluster(view: DataView, at: number, clusterSize: number): number {
+  const high = view.getUint32(at);
+  if (isCopied(high) || isCompressed(high)) return 0;
+  const cluster = entryOffset(high, view.getUint32(at + 4)) / clusterSize;
+  return Number.isInteger(cluster) ? cluster : 0;
 }

@@ -21,7 +21,8 @@ export class ClusterRuns {
 
   /** Adds clusters; what goes on where the last run ended makes that one longer. */
   add(first: number, clusters: number): void {
-    let [from, left] = [first, clusters];
+    let from = first;
+    let left = clusters;
     if (from === this.#end) {
       const last = this.#length - 1;
       const more = Math.min(left, MAX_RUN - countOf(this.#keys[last]));
@@ -55,32 +56,32 @@ export class ClusterRuns {
 
   /** The runs in ascending order of their first clusters; see `firstOf` and `countOf`. Good until the next change. */
   ascending(): Float64Array {
-    const keys = this.#keys.subarray(0, this.#length);
-    if (!this.#isSorted) {
-      keys.sort();
-      this.#isSorted = true;
-      this.#end = this.#length === 0 ? -1 : endOf(keys[this.#length - 1]);
-    }
-    return keys;
+    if (!this.#isSorted) this.#sort();
+    return this.#keys.subarray(0, this.#length);
+  }
+
+  #sort(): void {
+    this.#keys.subarray(0, this.#length).sort();
+    this.#isSorted = true;
+    this.#end = endOf(this.#keys[this.#length - 1]);
   }
 
   /** Whether the cluster is in one of the runs, which must not overlap. Quick where one asks in order. */
   has(cluster: number): boolean {
-    const keys = this.ascending();
-    let low = 0;
-    let high = keys.length;
+    if (!this.#isSorted) this.#sort();
+    const keys = this.#keys;
     const near = this.#cursor;
-    if (near < high && firstOf(keys[near]) <= cluster) {
-      if (cluster < endOf(keys[near])) return true;
-      low = near + 1;
-    } else high = Math.min(near, high);
+    if (near < this.#length && firstOf(keys[near]) <= cluster && cluster < endOf(keys[near])) return true;
+    let low = 0;
+    let high = this.#length;
     while (low < high) {
       const middle = (low + high) >>> 1;
       if (firstOf(keys[middle]) > cluster) high = middle;
       else low = middle + 1;
     }
-    this.#cursor = Math.max(0, low - 1);
-    return low > 0 && cluster < endOf(keys[low - 1]);
+    if (low === 0) return false;
+    this.#cursor = low - 1;
+    return cluster < endOf(keys[low - 1]);
   }
 }
 
