@@ -37,10 +37,12 @@ const WORD = 0x1_0000_0000;
 
 /** The number, little-endian, in the first 8 bytes; `plain` has only its low 32 bits. */
 function plain(ivs: Buffer, first: number, step: number, blockSize: number, high: boolean): void {
-  ivs.fill(0);
+  const view = new DataView(ivs.buffer, ivs.byteOffset, ivs.length);
   for (let at = 0, number = first; at < ivs.length; at += blockSize, number += step) {
-    ivs.writeUInt32LE(number % WORD, at);
-    if (high) ivs.writeUInt32LE(Math.floor(number / WORD), at + 4);
+    // Writing takes the low 32 bits of a whole number, much faster than `%` does.
+    view.setUint32(at, number, true);
+    view.setUint32(at + 4, high ? number / WORD : 0, true);
+    for (let rest = at + 8; rest < at + blockSize; rest += 4) view.setUint32(rest, 0);
   }
 }
 
