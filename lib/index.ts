@@ -17,6 +17,7 @@ export {
   type Stage,
 } from './core/streams.ts';
 export { enableTrace, setTraceWriter, type TracePoint, tracePoint } from './core/trace.ts';
+export type { Secrets } from './crypto/secrets.ts';
 export { type AmendOptions, amend } from './edits/amend.ts';
 export { type BitmapAction, type BitmapOptions, bitmap } from './edits/bitmap.ts';
 export { type CheckOptions, type CheckResult, check } from './edits/check.ts';

@@ -254,3 +254,23 @@ test('a key that is no text is taken byte by byte from the command line', async 
     }
   });
 });
+
+test("a wrapped secret is the same as qemu-img's, in both directions", async (t) => {
+  if (tool('qemu-img').missing(t)) return;
+  await withTmpDir((cwd) => {
+    const passphrase = 'seventeen letters';
+    const wrapped = encrypted(passphrase + '\x0f'.repeat(15));
+    const secret = ['--object', `${WRAPPED},data=${wrapped}`];
+    const plain = ['--object', `secret,id=s,data=${passphrase}`];
+    const create = ['create', '-q', '-f', 'luks', ...words(MASTER), ...secret, '-o', 'key-secret=s,iter-time=10'];
+    const image = (name: string) => ['--image-opts', `driver=luks,key-secret=s,file.filename=${name}`];
+    const ours = program.run([...create, 'ours', '1M'], { cwd });
+    t.is(ours.status, 0, ours.stderr);
+    tool('qemu-img').expect(['convert', ...plain, ...image('ours'), '-O', 'raw', 'raw'], { cwd });
+    tool('qemu-img').expect([...create, 'theirs', '1M'], { cwd });
+    for (const given of [plain, [...words(MASTER), ...secret]]) {
+      const read = program.run(['convert', ...given, ...image('theirs'), '-O', 'raw', 'raw'], { cwd });
+      t.is(read.status, 0, read.stderr);
+    }
+  });
+});
