@@ -5,8 +5,9 @@ import { type NodeSpec, parseImageOpts } from '../sources/filename.ts';
 import type { SnapshotSelector } from '../sources/source.ts';
 import type { CacheMode } from '../storage/storage.ts';
 import { flag, type OptionDeclaration, type OptionTable, setting } from './arguments.ts';
+import type { CommandContext } from './context.ts';
 import { CommandError, HelpWanted } from './errors.ts';
-import type { ObjectList } from './objects.ts';
+import { ObjectList } from './objects.ts';
 import { parseOptionList, switchedOn } from './option-lists.ts';
 import type { Output } from './output.ts';
 import type { ProgressOptions, ProgressStyle } from './render/progress.ts';
@@ -17,6 +18,11 @@ export interface ImageValues {
   imageOpts: boolean;
   forceShare: boolean;
   objects: ObjectList;
+}
+
+/** What they are when nothing is said. A new list of objects each time: options add to it. */
+export function imageDefaults(): ImageValues {
+  return { format: null, imageOpts: false, forceShare: false, objects: new ObjectList() };
 }
 
 export const HELP_OPTION: OptionDeclaration<object> = {
@@ -66,6 +72,12 @@ export function imageNamed(filename: string, format: string | null, values: Imag
   return describedImage(filename, exitCode);
 }
 
+/** The same for the edits, which take a format beside it. */
+export function editedImage(filename: string, format: string | null, values: ImageValues): NodeSpec | string {
+  const image = imageNamed(filename, format, values);
+  return 'file' in image ? image : image.filename;
+}
+
 /** The image that an option string describes. */
 export function describedImage(text: string, exitCode = 1): NodeSpec {
   try {
@@ -108,6 +120,10 @@ export interface ProgressValues {
   quiet: boolean;
 }
 
+export function progressDefaults(): ProgressValues {
+  return { progress: 'none', quiet: false };
+}
+
 const STYLES: readonly string[] = ['bar', 'plain', 'json', 'none'];
 
 /** `--progress=bar|plain|json`, for all commands that take a while. */
@@ -139,4 +155,19 @@ export function progressSettings({ progress, quiet }: ProgressValues, toStderr =
   if (quiet) return { style: 'none' };
   if (progress !== 'auto') return { style: progress, toStderr };
   return { style: isatty(toStderr ? 2 : 1) ? 'bar' : 'plain', toStderr };
+}
+
+/** Shows how far the work is, and at its end that it is done. */
+export async function withProgress(
+  context: CommandContext,
+  values: ProgressValues,
+  work: (onProgress: (done: number, total: number) => void) => Promise<unknown>,
+): Promise<void> {
+  const progress = context.startProgress(progressSettings(values));
+  try {
+    await work((done, total) => progress.update(done, total));
+    progress.complete();
+  } finally {
+    progress.end();
+  }
 }

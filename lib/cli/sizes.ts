@@ -35,7 +35,8 @@ export function parseSize(text: string, limits: SizeLimits, output: Output): num
   return Number(size);
 }
 
-function readSize(text: string, output: Output): bigint | null {
+/** The bytes that a size argument says, whatever their number; null: it is none. A suffix to a hexadecimal number is warned of. */
+export function readSize(text: string, output: Output): bigint | null {
   const hex = /^\s*\+?(0x[0-9a-f]+)(.*)$/i.exec(text);
   if (hex !== null) return readHexadecimal(text, hex[1], hex[2], output);
   const decimal = /^\s*\+?(\d+)(\.\d*)?([bkmgtpe]?)$/i.exec(text);

@@ -4,17 +4,18 @@ import { openImage } from '../../sources/open.ts';
 import { flag, type OptionTable, parseArguments, setting } from '../arguments.ts';
 import {
   cacheMode,
+  editedImage,
   HELP_OPTION,
   type ImageValues,
-  imageNamed,
+  imageDefaults,
   objectOption,
   PROGRESS_OPTIONS,
   type ProgressValues,
-  progressSettings,
+  progressDefaults,
+  withProgress,
 } from '../common.ts';
 import type { Command, CommandContext } from '../context.ts';
 import { CommandError, UsageError } from '../errors.ts';
-import { ObjectList } from '../objects.ts';
 import { CreateOptionList } from '../option-lists.ts';
 import type { Output } from '../output.ts';
 import { optionLines } from '../render/create-options.ts';
@@ -28,12 +29,8 @@ interface AmendValues extends ImageValues, ProgressValues {
 async function run(args: readonly string[], context: CommandContext): Promise<number> {
   const { output } = context;
   const values: AmendValues = {
-    format: null,
-    imageOpts: false,
-    forceShare: false,
-    objects: new ObjectList(),
-    progress: 'none',
-    quiet: false,
+    ...imageDefaults(),
+    ...progressDefaults(),
     cache: 'writeback',
     options: new CreateOptionList(),
     force: false,
@@ -45,21 +42,16 @@ async function run(args: readonly string[], context: CommandContext): Promise<nu
   if (options.wantsHelp && format !== null) return printHelp(format, output);
   if (names.length !== 1) throw new CommandError('Expecting one image file name');
   const cache = cacheMode(values.cache, 'Invalid cache option');
-  const named = imageNamed(names[0], format, values);
-  const image = 'file' in named ? named : named.filename;
+  const image = editedImage(names[0], format, values);
   if (options.wantsHelp) {
     const opened = await openImage(image, { drivers: drivers(), format, secrets });
     await opened.close();
     return printHelp(opened.driver.name, output);
   }
-  const progress = context.startProgress(progressSettings(values));
-  try {
-    const onProgress = (part: number) => progress.update(part, 1);
-    await amend({ image, format, cache, force, secrets, options: options.values(), onProgress });
-    progress.complete();
-  } finally {
-    progress.end();
-  }
+  await withProgress(context, values, (report) => {
+    const onProgress = (part: number) => report(part, 1);
+    return amend({ image, format, cache, force, secrets, options: options.values(), onProgress });
+  });
   return 0;
 }
 

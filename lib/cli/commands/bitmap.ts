@@ -1,9 +1,8 @@
 import { type BitmapAction, bitmap } from '../../edits/bitmap.ts';
 import { flag, type OptionDeclaration, type OptionTable, parseArguments, setting } from '../arguments.ts';
-import { HELP_OPTION, type ImageValues, imageNamed, objectOption } from '../common.ts';
+import { editedImage, HELP_OPTION, type ImageValues, imageDefaults, objectOption } from '../common.ts';
 import type { Command, CommandContext } from '../context.ts';
 import { CommandError } from '../errors.ts';
-import { ObjectList } from '../objects.ts';
 import type { Output } from '../output.ts';
 import { parseSize } from '../sizes.ts';
 
@@ -16,10 +15,7 @@ interface BitmapValues extends ImageValues {
 
 async function run(args: readonly string[], { output }: CommandContext): Promise<number> {
   const values: BitmapValues = {
-    format: null,
-    imageOpts: false,
-    forceShare: false,
-    objects: new ObjectList(),
+    ...imageDefaults(),
     actions: [],
     granularity: undefined,
     source: undefined,
@@ -28,10 +24,9 @@ async function run(args: readonly string[], { output }: CommandContext): Promise
   const names = parseArguments(optionTable(output), args, values, { name: 'bitmap' });
   check(names, values);
   const secrets = await values.objects.load();
-  const image = imageNamed(names[0], values.format, values);
   const { actions, granularity, source, sourceFormat, format } = values;
   await bitmap({
-    image: 'file' in image ? image : image.filename,
+    image: editedImage(names[0], values.format, values),
     ...{ format, actions, secrets },
     bitmap: names[1],
     // As the oracle, for which 0 is no granularity.

@@ -1,10 +1,17 @@
 import { ImageError } from '../../core/errors.ts';
 import { CHECK_OPERATION, type CheckResult, check } from '../../edits/check.ts';
 import { flag, type OptionTable, parseArguments, setting } from '../arguments.ts';
-import { cacheMode, type ImageValues, imageNamed, imageOptions, isJson, outputOption } from '../common.ts';
+import {
+  cacheMode,
+  editedImage,
+  type ImageValues,
+  imageDefaults,
+  imageOptions,
+  isJson,
+  outputOption,
+} from '../common.ts';
 import type { Command, CommandContext } from '../context.ts';
 import { CommandError, UsageError } from '../errors.ts';
-import { ObjectList } from '../objects.ts';
 import type { Output } from '../output.ts';
 import { checkToJson, renderCheck, renderRepairs } from '../render/check.ts';
 import { renderJson } from '../render/json.ts';
@@ -20,10 +27,7 @@ const Exit = { clean: 0, failed: 1, corrupt: 2, leaks: 3, unsupported: 63 } as c
 
 async function run(args: readonly string[], { output }: CommandContext): Promise<number> {
   const values: CheckValues = {
-    format: null,
-    imageOpts: false,
-    forceShare: false,
-    objects: new ObjectList(),
+    ...imageDefaults(),
     output: 'human',
     repair: null,
     sourceCache: 'writeback',
@@ -35,10 +39,9 @@ async function run(args: readonly string[], { output }: CommandContext): Promise
   const json = isJson(values.output);
   const secrets = await values.objects.load();
   const cache = cacheMode(values.sourceCache, 'Invalid source cache option');
-  const image = imageNamed(filename, values.format, values);
   const { repair, forceShare, quiet } = values;
   const result = await check({
-    image: 'file' in image ? image : image.filename,
+    image: editedImage(filename, values.format, values),
     format: values.format,
     ...{ repair, cache, forceShare, secrets },
     onFinding: (line, named) => (named === true ? output.complain(line) : output.writeError(`${line}\n`)),

@@ -4,15 +4,16 @@ import {
   cacheMode,
   HELP_OPTION,
   type ImageValues,
+  imageDefaults,
   imageNamed,
   objectOption,
   PROGRESS_OPTIONS,
   type ProgressValues,
-  progressSettings,
+  progressDefaults,
+  withProgress,
 } from '../common.ts';
 import type { Command, CommandContext } from '../context.ts';
 import { UsageError } from '../errors.ts';
-import { ObjectList } from '../objects.ts';
 import type { Output } from '../output.ts';
 import { parseSize } from '../sizes.ts';
 
@@ -26,12 +27,8 @@ interface CommitValues extends ImageValues, ProgressValues {
 async function run(args: readonly string[], context: CommandContext): Promise<number> {
   const { output, signal } = context;
   const values: CommitValues = {
-    format: null,
-    imageOpts: false,
-    forceShare: false,
-    objects: new ObjectList(),
-    progress: 'none',
-    quiet: false,
+    ...imageDefaults(),
+    ...progressDefaults(),
     cache: 'writeback',
     base: undefined,
     keep: false,
@@ -43,13 +40,9 @@ async function run(args: readonly string[], context: CommandContext): Promise<nu
   const cache = cacheMode(values.cache, 'Invalid cache option');
   const image = imageNamed(names[0], values.format, values);
   const { base, keep, rate } = values;
-  const progress = context.startProgress(progressSettings(values));
-  try {
-    await commit({ image, base, keep, rate, cache, secrets, signal, onProgress: progress.update.bind(progress) });
-    progress.complete();
-  } finally {
-    progress.end();
-  }
+  await withProgress(context, values, (onProgress) =>
+    commit({ image, base, keep, rate, cache, secrets, signal, onProgress }),
+  );
   if (!values.quiet) output.write('Image committed.\n');
   return 0;
 }

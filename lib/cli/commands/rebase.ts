@@ -3,15 +3,16 @@ import { flag, type OptionTable, parseArguments, setting } from '../arguments.ts
 import {
   cacheMode,
   type ImageValues,
+  imageDefaults,
   imageNamed,
   imageOptions,
   PROGRESS_OPTIONS,
   type ProgressValues,
-  progressSettings,
+  progressDefaults,
+  withProgress,
 } from '../common.ts';
 import type { Command, CommandContext } from '../context.ts';
 import { UsageError } from '../errors.ts';
-import { ObjectList } from '../objects.ts';
 import type { Output } from '../output.ts';
 
 interface RebaseValues extends ImageValues, ProgressValues {
@@ -25,12 +26,8 @@ interface RebaseValues extends ImageValues, ProgressValues {
 async function run(args: readonly string[], context: CommandContext): Promise<number> {
   const { output, signal } = context;
   const values: RebaseValues = {
-    format: null,
-    imageOpts: false,
-    forceShare: false,
-    objects: new ObjectList(),
-    progress: 'none',
-    quiet: false,
+    ...imageDefaults(),
+    ...progressDefaults(),
     cache: 'writeback',
     sourceCache: 'writeback',
     backing: undefined,
@@ -48,15 +45,10 @@ async function run(args: readonly string[], context: CommandContext): Promise<nu
   const sourceCache = cacheMode(values.sourceCache, 'Invalid source cache option');
   const image = imageNamed(names[0], values.format, values);
   const backing = filename === '' ? null : { filename, format };
-  const progress = context.startProgress(progressSettings(values));
-  try {
-    const onProgress = progress.update.bind(progress);
-    await rebase({ image, backing, unsafe, forceShare, secrets, cache, sourceCache, signal, onProgress });
-    progress.complete();
-    return 0;
-  } finally {
-    progress.end();
-  }
+  await withProgress(context, values, (onProgress) =>
+    rebase({ image, backing, unsafe, forceShare, secrets, cache, sourceCache, signal, onProgress }),
+  );
+  return 0;
 }
 
 function optionTable(output: Output): OptionTable<RebaseValues> {

@@ -1,11 +1,11 @@
 import { ImageError } from '../../core/errors.ts';
 import { resize, SHRINK_OPERATION } from '../../edits/resize.ts';
 import { flag, type OptionTable, parseArguments, setting } from '../arguments.ts';
-import { HELP_OPTION, type ImageValues, imageNamed, objectOption } from '../common.ts';
+import { editedImage, HELP_OPTION, type ImageValues, imageDefaults, objectOption } from '../common.ts';
 import type { Command, CommandContext } from '../context.ts';
 import { CommandError, UsageError } from '../errors.ts';
-import { ObjectList } from '../objects.ts';
 import type { Output } from '../output.ts';
+import { readSize } from '../sizes.ts';
 
 interface ResizeValues extends ImageValues {
   preallocation: string;
@@ -17,10 +17,7 @@ const PREALLOCATIONS: readonly string[] = ['off', 'metadata', 'falloc', 'full'];
 
 async function run(args: readonly string[], { output }: CommandContext): Promise<number> {
   const values: ResizeValues = {
-    format: null,
-    imageOpts: false,
-    forceShare: false,
-    objects: new ObjectList(),
+    ...imageDefaults(),
     preallocation: 'off',
     shrink: false,
     quiet: false,
@@ -31,12 +28,11 @@ async function run(args: readonly string[], { output }: CommandContext): Promise
   if ((args.length < 2 || sizeText === undefined) && !wantsHelp) throw new UsageError('Not enough arguments');
   const names = parseArguments(optionTable(output), wantsHelp ? args : args.slice(0, -1), values, { name: 'resize' });
   if (names.length !== 1) throw new UsageError('Expecting image file name and size');
-  const change = parseChange(sizeText as string);
+  const change = parseChange(sizeText as string, output);
   const secrets = await values.objects.load();
-  const image = imageNamed(names[0], values.format, values);
   const { preallocation, shrink, format } = values;
   await resize({
-    image: 'file' in image ? image : image.filename,
+    image: editedImage(names[0], values.format, values),
     ...{ format, preallocation, shrink, secrets },
     ...change,
   }).catch((error) => {
@@ -47,29 +43,24 @@ async function run(args: readonly string[], { output }: CommandContext): Promise
 }
 
 /** `+1G` and `-1G` are relative. */
-function parseChange(text: string): { size: number; relative: boolean } {
+function parseChange(text: string, output: Output): { size: number; relative: boolean } {
   const sign = text[0] === '+' || text[0] === '-' ? text[0] : '';
-  const size = parseBytes(text.slice(sign.length));
-  return { size: sign === '-' ? -size : size, relative: sign !== '' };
+  const size = parseBytes(text.slice(sign.length), output);
+  return { size: sign === '-' ? -Math.abs(size) : size, relative: sign !== '' };
 }
 
-const SUFFIXES = 'BKMGTPE';
-
-function parseBytes(text: string): number {
-  const match = /^(\d+)(\.\d*)?([bkmgtpe]?)$/i.exec(text);
-  if (match === null) {
+function parseBytes(text: string, output: Output): number {
+  const size = readSize(text, output);
+  if (size === null) {
     throw new CommandError(
       "Parameter 'size' expects a non-negative number below 2^64\n" +
         'Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n' +
         'and exabytes, respectively.',
     );
   }
-  const [, whole, fraction = '', suffix] = match;
-  const unit = 1024 ** SUFFIXES.indexOf((suffix || 'B').toUpperCase());
-  const size = Number(whole) * unit + Math.floor(Number(`0${fraction.length > 1 ? fraction : ''}`) * unit + 0.5);
-  if (size >= 2 ** 64) throw new CommandError(`Value '${text}' is out of range for parameter 'size'`);
-  // As qemu-img, which takes it for a negative number.
-  return size >= 2 ** 63 ? Number.NEGATIVE_INFINITY : size;
+  if (size >= 2n ** 64n) throw new CommandError(`Value '${text}' is out of range for parameter 'size'`);
+  // As qemu-img, which takes it for a negative number, whatever its sign.
+  return size >= 2n ** 63n ? Number.NEGATIVE_INFINITY : Number(size);
 }
 
 function failure(error: unknown, output: Output): unknown {

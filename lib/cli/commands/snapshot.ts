@@ -8,10 +8,9 @@ import {
   snapshots,
 } from '../../edits/snapshot.ts';
 import { flag, type OptionDeclaration, type OptionTable, parseArguments } from '../arguments.ts';
-import { HELP_OPTION, type ImageValues, imageNamed, objectOption } from '../common.ts';
+import { editedImage, HELP_OPTION, type ImageValues, imageDefaults, objectOption } from '../common.ts';
 import type { Command, CommandContext } from '../context.ts';
 import { CommandError, UsageError } from '../errors.ts';
-import { ObjectList } from '../objects.ts';
 import type { Output } from '../output.ts';
 import { renderSnapshots } from '../render/snapshots.ts';
 
@@ -26,10 +25,7 @@ interface SnapshotValues extends ImageValues {
 
 async function run(args: readonly string[], { output }: CommandContext): Promise<number> {
   const values: SnapshotValues = {
-    format: null,
-    imageOpts: false,
-    forceShare: false,
-    objects: new ObjectList(),
+    ...imageDefaults(),
     action: null,
     name: '',
     quiet: false,
@@ -37,8 +33,7 @@ async function run(args: readonly string[], { output }: CommandContext): Promise
   const names = parseArguments(optionTable(output), args, values, { name: 'snapshot' });
   if (names.length !== 1) throw new UsageError('Expecting one image file name');
   const secrets = await values.objects.load();
-  const image = imageNamed(names[0], null, values);
-  const options: SnapshotOptions = { image: 'file' in image ? image : image.filename, secrets };
+  const options: SnapshotOptions = { image: editedImage(names[0], null, values), secrets };
   const { action, name, forceShare } = values;
   if (forceShare && action !== null && action !== 'list') {
     const why = 'force-share=on can only be used with read-only images';
