@@ -44,6 +44,17 @@ const SECRET_ID = 'passphrase';
 /** What the options of `needs` name. */
 export const SECRETS: ReadonlyMap<string, string> = new Map([[SECRET_ID, 'open sesame']]);
 
+/** The same for the command lines of qemu-img and qemu-io. */
+export const SECRET_OBJECTS: readonly string[] = [...SECRETS].flatMap(([id, data]) => [
+  '--object',
+  `secret,id=${id},data=${data}`,
+]);
+
+/** Options as `-o` and `--image-opts` take them. */
+export function pairsOf(options: Readonly<Record<string, string>>): string[] {
+  return Object.entries(options).map(([key, value]) => `${key}=${value}`);
+}
+
 const DEFAULTS: FormatFacts = { optionSets: [{}], sizeUnit: 512 };
 
 const FACTS: Readonly<Record<string, FormatFacts>> = {
@@ -87,10 +98,7 @@ const FACTS: Readonly<Record<string, FormatFacts>> = {
   },
   vdi: { optionSets: [{}, { static: 'on' }], sizeUnit: 512 },
   luks: {
-    optionSets: [
-      {},
-      { 'cipher-alg': 'aes-128', 'cipher-mode': 'cbc', 'ivgen-alg': 'essiv', 'hash-alg': 'sha512' },
-    ],
+    optionSets: [{}, { 'cipher-alg': 'aes-128', 'cipher-mode': 'cbc', 'ivgen-alg': 'essiv', 'hash-alg': 'sha512' }],
     sizeUnit: 512,
     noisy: true,
     described: ['cipher-alg', 'cipher-mode', 'ivgen-alg', 'hash-alg'],

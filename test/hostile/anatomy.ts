@@ -12,6 +12,8 @@ export interface Anatomy {
   places: bigint[];
   /** Lengths at which a header is cut off. */
   cuts: readonly number[];
+  /** So many cases at the most: opening takes its time. Absent: as many as the file's size allows. */
+  cases?: number;
   /** Ways to spoil the file that are no numbers: lines of a descriptor. */
   texts?: Mutation[];
   /** Makes checksums right again, so that what they hide is looked at. */
@@ -35,6 +37,7 @@ export class AnatomyBuilder implements Anatomy {
   readonly texts: Mutation[] = [];
   cuts: readonly number[] = [0, 1, 3, 4, 7, 8, 63, 64, 127, 511, 512, 513, 1023, 1024];
   seal?: (bytes: Buffer) => void;
+  cases?: number;
 
   constructor(bytes: Buffer, { unit, order }: { unit: number; order: 'little' | 'big' }) {
     this.bytes = bytes;

@@ -1,10 +1,12 @@
 import { ImageError } from '../../lib/core/errors.ts';
 import { driverNamed, drivers } from '../../lib/formats/index.ts';
 import type { Target } from '../../lib/sinks/target.ts';
+import { parseFilename } from '../../lib/sources/filename.ts';
 import { createGate } from '../../lib/sources/gate.ts';
-import { openImage } from '../../lib/sources/open.ts';
+import { type OpenedImage, openImage } from '../../lib/sources/open.ts';
 import type { Source } from '../../lib/sources/source.ts';
 import { type MemoryStorage, memoryStorage } from '../../lib/storage/memory.ts';
+import { factsOf, SECRETS } from '../conformance/facts.ts';
 
 /** What came of one file: how often each step worked or was refused, and what must not have happened. */
 export interface Outcome {
@@ -38,18 +40,14 @@ export async function exercise(name: string, format: string, bytes: Buffer): Pro
   if (!storedBytes(storage, bytes.length).equals(bytes)) outcome.faults.push('reading changed the file');
   const { openTarget } = driverNamed(format);
   if (openTarget === undefined) return outcome;
-  const image = await openImage(name, {
-    drivers: drivers(),
-    format,
-    implicit,
-    storage: memoryStorage(name, bytes),
-  }).catch(() => null);
+  const image = await opened(name, format, memoryStorage(name, bytes)).catch(() => null);
   const backing = image?.backing?.chain ?? null;
   const again = memoryStorage(name, bytes);
   const open = () =>
     openTarget({
       storage: again,
-      options: {},
+      options: { ...factsOf(driverNamed(format)).needs?.open },
+      secrets: SECRETS,
       writable: true,
       cache: 'writeback',
       gate: createGate({ implicit }),
@@ -89,8 +87,13 @@ function isElsewhere(error: ImageError): boolean {
   return error.message.includes('Could not open backing file: ');
 }
 
+function opened(name: string, format: string, storage: MemoryStorage): Promise<OpenedImage> {
+  const node = { ...parseFilename(name), options: { ...factsOf(driverNamed(format)).needs?.open } };
+  return openImage(node, { drivers: drivers(), format, implicit, storage, secrets: SECRETS });
+}
+
 async function exerciseSource(outcome: Outcome, name: string, format: string, storage: MemoryStorage): Promise<void> {
-  const image = await openImage(name, { drivers: drivers(), format, implicit, storage });
+  const image = await opened(name, format, storage);
   try {
     await exerciseDisk(outcome, image.source, '');
     await attempt(outcome, 'chain', () => image.chain.read(0, Buffer.alloc(Math.min(image.chain.size, READ_PIECE))));

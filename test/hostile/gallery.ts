@@ -1,5 +1,7 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { driverNamed } from '../../lib/formats/index.ts';
+import { factsOf, pairsOf, SECRET_OBJECTS } from '../conformance/facts.ts';
 import { makeBochs } from '../support/bochs-images.ts';
 import { makeCloop } from '../support/cloop-images.ts';
 import { makeDmg } from '../support/dmg-images.ts';
@@ -50,6 +52,7 @@ const QEMU_RECIPES: Readonly<Record<string, QemuRecipe>> = {
   'sparse.vmdk': { size: MIB },
   'stream.vmdk': { size: MIB, convert: ['-o', 'subformat=streamOptimized'] },
   'flat.vmdk': { size: 256 * KIB, options: 'subformat=monolithicFlat' },
+  'xts.luks': { size: 128 * KIB, options: 'cipher-alg=aes-128,iter-time=10' },
   'split.vmdk': { size: MIB, options: 'subformat=twoGbMaxExtentSparse' },
 };
 
@@ -91,12 +94,16 @@ function makeWithQemu(directory: string, file: string, { size, options, convert,
     qemuImg.expect(['convert', '-f', 'raw', '-O', format, ...convert, 'source.raw', file], run);
     return;
   }
-  const given = options === undefined ? [] : ['-o', options];
-  qemuImg.expect(['create', '-q', '-f', format, ...given, file, String(size)], run);
+  const { needs } = factsOf(driverNamed(format));
+  const pairs = [...(options === undefined ? [] : [options]), ...pairsOf(needs?.create ?? {})];
+  const given = pairs.length === 0 ? [] : ['-o', pairs.join()];
+  qemuImg.expect(['create', '-q', ...SECRET_OBJECTS, '-f', format, ...given, file, String(size)], run);
   const sector = (part: number) => Math.floor((size * part) / 512) * 512;
   const packs = [4, 8, 12].map((block) => `write -c -P ${block} ${block}k 4k`);
   const plain = [`write -P 1 0 ${sector(0.2)}`, `write -P 2 ${sector(0.5)} 9k`, `write -P 3 ${size - 512} 512`];
   const commands = packed ? packs : plain;
-  const output = qemuIo.expect(['-f', format, ...commands.flatMap((each) => ['-c', each]), file], run);
+  const node = [`driver=${format}`, `file.filename=${file}`, ...pairsOf(needs?.open ?? {})].join();
+  const each = commands.flatMap((command) => ['-c', command]);
+  const output = qemuIo.expect([...SECRET_OBJECTS, '--image-opts', ...each, node], run);
   if (/error|fail/i.test(output)) throw new Error(`qemu-io: ${output}`);
 }

@@ -37,7 +37,7 @@ const PLANS: Record<PlanName, (bytes: Buffer, anatomy: Anatomy) => Mutation[]> =
   },
   all(bytes, anatomy) {
     const cases = (['fields', 'random', 'truncated'] as const).flatMap((name) => PLANS[name](bytes, anatomy));
-    return thinned(cases, Math.max(MIN_CASES, Math.floor(BYTES_TO_MUTATE / bytes.length)));
+    return thinned(cases, anatomy.cases ?? Math.max(MIN_CASES, Math.floor(BYTES_TO_MUTATE / bytes.length)));
   },
 };
 

@@ -1,8 +1,10 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
-import { drivers } from '../../lib/formats/index.ts';
+import { driverNamed, drivers } from '../../lib/formats/index.ts';
 import { convert } from '../../lib/pipelines/convert.ts';
+import { type NodeSpec, parseFilename } from '../../lib/sources/filename.ts';
+import { factsOf, pairsOf, SECRET_OBJECTS, SECRETS } from '../conformance/facts.ts';
 import { makeBochs } from '../support/bochs-images.ts';
 import { makeCloop } from '../support/cloop-images.ts';
 import { makeDmg } from '../support/dmg-images.ts';
@@ -32,7 +34,21 @@ const OPTIONS: Readonly<Record<string, readonly Readonly<Record<string, string>>
   vhdx: [{}, { block_size: '1048576' }, { subformat: 'fixed' }],
   vmdk: [{}, { subformat: 'monolithicFlat' }, { subformat: 'twoGbMaxExtentSparse' }, { subformat: 'streamOptimized' }],
   vpc: [{}, { force_size: 'on' }, { subformat: 'fixed', force_size: 'on' }],
+  luks: [{}, { 'cipher-mode': 'ctr' }, { 'cipher-alg': 'aes-128', 'cipher-mode': 'cbc', 'ivgen-alg': 'essiv' }],
 };
+
+function needsOf(format: string) {
+  return factsOf(driverNamed(format)).needs;
+}
+
+function optionsOf(format: string): string[] {
+  const pairs = pairsOf(needsOf(format)?.create ?? {});
+  return pairs.length === 0 ? [] : ['-o', pairs.join()];
+}
+
+function nodeOf(driver: string, filename: string): NodeSpec {
+  return { ...parseFilename(filename), driver, options: { ...needsOf(driver)?.open } };
+}
 
 const outputs = drivers().filter(({ create }) => create !== undefined);
 
@@ -46,22 +62,28 @@ for (const { name: from } of drivers()) {
       writeFileSync(at('disk.raw'), disk);
       const generate = GENERATORS[from];
       if (generate !== undefined) writeFileSync(at('source'), generate(disk));
-      else qemuImg.expect(['convert', '-f', 'raw', '-O', from, at('disk.raw'), at('source')]);
-      for (const { name: to } of outputs) {
-        const createOptions = random.pick(OPTIONS[to] ?? [{}]);
-        const output = { filename: at(`out.${to}`) };
-        const inputs = [{ filename: at('source'), format: from }];
-        await convert({ inputs, output, outputFormat: to, createOptions, parallel: 1 + random.below(16) });
-        // A VHD's size is rounded up to a geometry; what is more must read as zeros, which compare checks.
-        const { status, text, stderr } = qemuImg.run([
-          'compare',
+      else
+        qemuImg.expect([
+          'convert',
+          ...SECRET_OBJECTS,
+          ...optionsOf(from),
           '-f',
           'raw',
-          '-F',
-          to,
+          '-O',
+          from,
           at('disk.raw'),
-          output.filename,
+          at('source'),
         ]);
+      for (const { name: to } of outputs) {
+        const createOptions = { ...needsOf(to)?.create, ...random.pick(OPTIONS[to] ?? [{}]) };
+        const output = { filename: at(`out.${to}`) };
+        const inputs = [nodeOf(from, at('source'))];
+        const parallel = 1 + random.below(16);
+        await convert({ inputs, output, outputFormat: to, createOptions, secrets: SECRETS, parallel });
+        // A VHD's size is rounded up to a geometry; what is more must read as zeros, which compare checks.
+        const made = [`driver=${to}`, `file.filename=${output.filename}`, ...pairsOf(needsOf(to)?.open ?? {})].join();
+        const raw = `driver=raw,file.filename=${at('disk.raw')}`;
+        const { status, text, stderr } = qemuImg.run(['compare', ...SECRET_OBJECTS, '--image-opts', raw, made]);
         t.is(status, 0, `${from} → ${to} ${JSON.stringify(createOptions)}, seed ${SEED}: ${text}${stderr}`);
       }
     });

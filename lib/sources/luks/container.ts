@@ -2,6 +2,7 @@ import { ImageError } from '../../core/errors.ts';
 import type { DiskCipher } from '../../crypto/sector-cipher.ts';
 import { hasLuksMagic, LUKS_HEADER_BYTES, LUKS_SECTOR } from '../../layouts/luks.ts';
 import { readPadded, type Storage } from '../../storage/storage.ts';
+import { inContext } from '../context.ts';
 import { keySecret } from '../encryption/key-secret.ts';
 import { luksInfo, readLuksHeader } from '../encryption/luks.ts';
 import { unlockOnce } from '../encryption/unlock-once.ts';
@@ -31,6 +32,14 @@ export async function openLuksContainer(
   request: SourceRequest,
   fileSize = request.storage.size,
 ): Promise<LuksContainer> {
+  try {
+    return await openContainer(request, fileSize);
+  } catch (error) {
+    throw inContext(error, request.storage.name, 'luks');
+  }
+}
+
+async function openContainer(request: SourceRequest, fileSize: number): Promise<LuksContainer> {
   const { storage, options, secrets, metadataOnly = false } = request;
   refuseUnknownOptions('luks', options, ['key-secret']);
   const passphrase = metadataOnly ? null : keySecret(options['key-secret'], secrets);
@@ -42,7 +51,7 @@ export async function openLuksContainer(
   const cipher = passphrase === null ? null : await unlockOnce(storage, at, header, passphrase);
   if (payloadOffset > fileSize) {
     const message = 'Could not refresh total sector count: Input/output error';
-    throw new ImageError('corrupt', message, { file: storage.name, format: 'luks', offset: payloadOffset });
+    throw new ImageError('corrupt', message, { offset: payloadOffset });
   }
   return { cipher, payloadOffset, payloadSize: null, sectorSize: LUKS_SECTOR, info: luksInfo(header) };
 }

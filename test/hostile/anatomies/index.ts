@@ -2,6 +2,7 @@ import type { Anatomy } from '../anatomy.ts';
 import { bochsAnatomy } from './bochs.ts';
 import { cloopAnatomy } from './cloop.ts';
 import { dmgAnatomy } from './dmg.ts';
+import { luksAnatomy } from './luks.ts';
 import { parallelsAnatomy } from './parallels.ts';
 import { qcowAnatomy } from './qcow.ts';
 import { qcow2Anatomy } from './qcow2.ts';
@@ -15,6 +16,7 @@ const ANATOMIES: Readonly<Record<string, (bytes: Buffer) => Anatomy>> = {
   bochs: bochsAnatomy,
   cloop: cloopAnatomy,
   dmg: dmgAnatomy,
+  luks: luksAnatomy,
   parallels: parallelsAnatomy,
   qcow: qcowAnatomy,
   qcow2: qcow2Anatomy,
