@@ -16,14 +16,11 @@ const At = {
   version: 6,
   headerBytes: 8,
   sequence: 16,
-  label: 24,
   checksumName: 72,
   uuid: 168,
-  subsystem: 208,
   headerOffset: 256,
   checksum: 448,
 } as const;
-const LABEL_BYTES = 48;
 const CHECKSUM_NAME_BYTES = 32;
 const UUID_BYTES = 40;
 const CHECKSUM_BYTES = 64;
@@ -69,22 +66,11 @@ export function clearChecksum(header: Buffer): Buffer {
   return copy;
 }
 
-/** Puts a checksum into a header. */
-export function writeChecksum(header: Buffer, checksum: Buffer): void {
-  header.fill(0, At.checksum, At.checksum + CHECKSUM_BYTES);
-  checksum.copy(header, At.checksum, 0, CHECKSUM_BYTES);
-}
-
 /** The JSON behind a binary header. */
 export function luks2Json(header: Buffer): string {
   const area = header.subarray(LUKS2_BINARY_BYTES);
   const end = area.indexOf(0);
   return area.toString('utf8', 0, end < 0 ? area.length : end);
-}
-
-/** The label, where there is one. */
-export function luks2Label(header: Buffer): string {
-  return text(header, At.label, LABEL_BYTES);
 }
 
 function text(bytes: Buffer, at: number, length: number): string {
