@@ -27,7 +27,7 @@ export interface CreateImageOptions {
   /** `-b`, `-F` and `-u`; goes before `backing_file` and `backing_fmt` of the options. */
   backing?: { filename: string; format?: string | null; unsafe?: boolean };
   cache?: CacheMode;
-  /** The backing file may be written to by another process meanwhile: nothing is read of it but its size. */
+  /** The backing file may be written to by another process meanwhile: nothing is read of it but its size, and its key need not be known. */
   shareBacking?: boolean;
   drivers?: readonly Driver[];
   /** Whether files that images refer to may be opened. */
@@ -208,6 +208,7 @@ async function openBackingImage(
       implicit: request.implicit,
       secrets: request.secrets,
       forceShare: request.shareBacking,
+      metadataOnly: request.shareBacking,
     });
   } catch (error) {
     if (!(error instanceof ImageError)) throw error;

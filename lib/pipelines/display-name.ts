@@ -17,13 +17,21 @@ const TELLING_OPTIONS: ReadonlySet<string> = new Set([
  */
 export function displayName(node: NodeSpec): string {
   const { driver, file, options } = node;
-  const telling = Object.entries(options).filter(([key]) => TELLING_OPTIONS.has(key));
+  const telling = Object.entries(options)
+    .filter(([key]) => TELLING_OPTIONS.has(key))
+    .flatMap(dotted);
   const { filename, driver: protocol, ...rest } = file;
   if (telling.length === 0 && filename !== undefined && !Object.keys(rest).some((key) => TELLING_OPTIONS.has(key))) {
     return filename;
   }
   if (driver === protocol) return `json:${compactJson({ ...file })}`;
   return `json:${compactJson({ driver: driver ?? 'raw', ...Object.fromEntries(telling), file: { ...file } })}`;
+}
+
+/** What are no nodes of their own, QEMU lists by dotted keys. */
+function dotted([key, value]: [string, unknown]): [string, unknown][] {
+  if (key !== 'encrypt' || typeof value !== 'object' || value === null) return [[key, value]];
+  return Object.entries(value).map(([sub, each]) => [`${key}.${sub}`, each]);
 }
 
 function compactJson(value: unknown): string {

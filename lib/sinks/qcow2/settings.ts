@@ -32,10 +32,11 @@ export interface Qcow2Encryption extends WantedEncryption {
 
 /** Checks the values of `qcow2CreateOptions`; an `invalid` ImageError in qemu-img's words for what can't be. */
 export function checkSettings(options: AnyOptionValues, hasBacking: boolean): Qcow2Settings {
-  const wanted = wantedEncryption(options);
+  const version = choose('version', options.compat ?? 'v3', VERSIONS);
+  const encryption = wantedEncryption(options);
   const settings: Qcow2Settings = {
-    version: choose('version', options.compat ?? 'v3', VERSIONS),
-    encryption: wanted && withLuks(wanted),
+    version,
+    encryption: encryption && withLuks(encryption),
     clusterSize: Number(options.cluster_size ?? 65536),
     refcountBits: Number(options.refcount_bits ?? 16),
     lazyRefcounts: options.lazy_refcounts === true,

@@ -41,7 +41,7 @@ export async function openQcow(request: SourceRequest): Promise<BlockSource> {
   try {
     const head = await openQcowHead(request);
     if (traceOpen.enabled) traceOpen.emit({ file: storage.name, size: head.geometry.size });
-    const cipher = metadataOnly === true ? null : qcowCipher(request, head);
+    const cipher = metadataOnly === true && request.forCheck !== true ? null : qcowCipher(request, head);
     const l1 = metadataOnly === true ? new FirstTable(0) : await readL1(storage, head);
     const shape = qcowShape({ ...head, l1, end: () => storage.size });
     return qcowSource({ storage, head, tables: new CachedTables(storage, shape), writable, cipher });
