@@ -19,7 +19,7 @@ export function growing(target: Target): Target {
       operation: 'create',
     });
   }
-  const { write, zero, writeCompressed, close } = target;
+  const { write, writeMany, zero, writeCompressed, close } = target;
   let end = 0;
   let growth = Promise.resolve();
   const reach = async (to: number): Promise<void> => {
@@ -36,6 +36,12 @@ export function growing(target: Target): Target {
     await reach(offset + buffer.length);
     await write.call(target, offset, buffer);
   };
+  if (writeMany !== undefined) {
+    target.writeMany = async (writes) => {
+      await reach(Math.max(...writes.map(({ offset, buffer }) => offset + buffer.length)));
+      await writeMany.call(target, writes);
+    };
+  }
   target.zero = async (offset, length, options) => {
     await reach(offset + length);
     await zero.call(target, offset, length, options);

@@ -33,6 +33,12 @@ export interface BitmapEditor extends BitmapReader {
   merge(name: string, source: string, from?: BitmapReader): Promise<void>;
 }
 
+/** Guest bytes to be written. */
+export interface GuestWrite {
+  offset: number;
+  buffer: Buffer;
+}
+
 /**
  * One image that can be written at random: new and existing ones alike. All methods may be called
  * concurrently for ranges that do not overlap. Offsets are guest offsets; ranges must lie inside the disk.
@@ -57,6 +63,8 @@ export interface Target {
   readonly source: Source | null;
 
   write(offset: number, buffer: Buffer): Promise<void>;
+  /** `write` for several ranges, ascending and without overlap. Absent: there is nothing to be gained over calls of `write`. */
+  writeMany?(writes: readonly GuestWrite[]): Promise<void>;
   /** Makes the range read as zeros, also over a backing file. `unmap`: may give the space back. */
   zero(offset: number, length: number, options?: { unmap?: boolean }): Promise<void>;
   /** The guest no longer needs the range; space is given back where the format can. */

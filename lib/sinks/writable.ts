@@ -3,6 +3,7 @@ import { fromSystemError, ImageError } from '../core/errors.ts';
 import type { Extent, ExtentBatch } from '../core/extent.ts';
 import { BATCH_STREAM } from '../core/streams.ts';
 import { tracePoint } from '../core/trace.ts';
+import { allSettled } from '../core/turns.ts';
 import { Window } from '../core/window.ts';
 import { contiguous } from '../transforms/align.ts';
 import type { Target } from './target.ts';
@@ -104,7 +105,7 @@ export class TargetWritable extends Writable {
       const operations = this.#plan(batch);
       // At once, not one by one: the target orders what it must, and a pipe is told apart.
       if (this.#target.sequential) for (const each of operations) await this.#run(each);
-      else await all(operations.map((each) => this.#run(each)));
+      else await allSettled(this.#start(operations));
       this.#report(batch, operations);
     } catch (error) {
       // A failure while the input pauses must not wait for the next batch to be noticed.
@@ -145,8 +146,29 @@ export class TargetWritable extends Writable {
     return this.#skipZeros;
   }
 
-  async #run({ offset, length, payload, packed }: Operation): Promise<void> {
-    if (traceWrite.enabled) traceWrite.emit({ offset, length, zero: payload === null, packed });
+  #start(operations: readonly Operation[]): Promise<void>[] {
+    const plain = operations.filter(({ payload, packed }) => payload !== null && !packed);
+    if (this.#target.writeMany === undefined || plain.length < 2) return operations.map((each) => this.#run(each));
+    const others = operations.filter((each) => !plain.includes(each)).map((each) => this.#run(each));
+    return [this.#runMany(plain), ...others];
+  }
+
+  async #runMany(operations: readonly Operation[]): Promise<void> {
+    if (traceWrite.enabled) for (const each of operations) this.#trace(each);
+    try {
+      await this.#target.writeMany?.(operations.map(({ offset, payload }) => ({ offset, buffer: payload as Buffer })));
+    } catch (error) {
+      throw placed(error, operations[0].offset);
+    }
+  }
+
+  #trace({ offset, length, payload, packed }: Operation): void {
+    traceWrite.emit({ offset, length, zero: payload === null, packed });
+  }
+
+  async #run(operation: Operation): Promise<void> {
+    const { offset, length, payload, packed } = operation;
+    if (traceWrite.enabled) this.#trace(operation);
     const target = this.#target;
     try {
       if (payload === null) await target.zero(offset, length, { unmap: true });
@@ -175,11 +197,6 @@ function dataOperation(run: Extent[]): Operation {
   if (run.length === 1) return { offset, length: run[0].length, payload, packed };
   const whole = contiguous(run) as Buffer;
   return { offset, length: whole.length, payload: whole, packed };
-}
-
-/** Like Promise.all, but waits for the rest where one fails: nothing may write on after a failure was told. */
-async function all(promises: Promise<void>[]): Promise<void> {
-  for (const result of await Promise.allSettled(promises)) if (result.status === 'rejected') throw result.reason;
 }
 
 function placed(error: unknown, offset: number): ImageError {

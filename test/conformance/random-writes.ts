@@ -1,12 +1,12 @@
 import fc from 'fast-check';
-import type { Target } from '../../lib/sinks/target.ts';
+import type { GuestWrite, Target } from '../../lib/sinks/target.ts';
 import { type DiskModel, pattern, Random } from '../support/model.ts';
 import { checkMap, checkRead, checkReads } from './checks.ts';
 import type { Subject } from './subject.ts';
 
 /** One step of a random history. Numbers are scaled to the disk when it is run. */
 export interface Step {
-  kind: 'write' | 'zero' | 'unmap' | 'discard' | 'compressed' | 'flush' | 'read' | 'reopen';
+  kind: 'write' | 'many' | 'zero' | 'unmap' | 'discard' | 'compressed' | 'flush' | 'read' | 'reopen';
   /** Place, as a part of the disk from 0 to 1. */
   at: number;
   /** Bytes before alignment, in allocation units. */
@@ -19,7 +19,19 @@ export interface Step {
 export const steps: fc.Arbitrary<Step[]> = fc.array(
   fc.record({
     kind: fc.constantFrom(
-      ...(['write', 'write', 'write', 'zero', 'unmap', 'discard', 'compressed', 'flush', 'read', 'reopen'] as const),
+      ...([
+        'write',
+        'write',
+        'write',
+        'many',
+        'zero',
+        'unmap',
+        'discard',
+        'compressed',
+        'flush',
+        'read',
+        'reopen',
+      ] as const),
     ),
     at: fc.double({ min: 0, max: 1, noNaN: true }),
     units: fc.oneof(fc.double({ min: 0, max: 0.3, noNaN: true }), fc.double({ min: 0, max: 5, noNaN: true })),
@@ -61,6 +73,9 @@ export class History {
     switch (step.kind) {
       case 'write':
         return this.#write(offset, pattern(length, step.seed));
+      case 'many':
+        await this.#writeMany(offset, pattern(length, step.seed));
+        break;
       case 'compressed':
         return this.#compressed(offset, step.seed);
       case 'discard':
@@ -91,6 +106,20 @@ export class History {
     await this.#target.write(offset, buffer);
     this.#model.write(offset, buffer);
     await this.#look(offset, buffer.length);
+  }
+
+  /** Every other piece of the range, at once where the target can do that. */
+  async #writeMany(offset: number, buffer: Buffer): Promise<void> {
+    const random = new Random(buffer.length);
+    const writes: GuestWrite[] = [];
+    for (let at = 0; at < buffer.length; ) {
+      const length = Math.min(buffer.length - at, 1 + random.below(this.#target.granularity * 2 + 4096));
+      writes.push({ offset: offset + at, buffer: buffer.subarray(at, at + length) });
+      at += length + random.below(2) * random.below(this.#target.granularity * 2 + 4096);
+    }
+    if (this.#target.writeMany !== undefined) await this.#target.writeMany(writes);
+    else for (const each of writes) await this.#target.write(each.offset, each.buffer);
+    for (const each of writes) this.#model.write(each.offset, each.buffer);
   }
 
   async #discard(offset: number, length: number): Promise<void> {

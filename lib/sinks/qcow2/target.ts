@@ -1,10 +1,11 @@
 import { alignDown, alignUp } from '../../core/binary.ts';
 import { ImageError } from '../../core/errors.ts';
+import { allSettled } from '../../core/turns.ts';
 import { inContext } from '../../sources/qcow2/context.ts';
 import type { BackingReference, Source } from '../../sources/source.ts';
 import { RangeLocks } from '../locks.ts';
 import { PackedWriter } from '../packed-writer.ts';
-import type { BitmapEditor, ClusterCompressor, Target } from '../target.ts';
+import type { BitmapEditor, ClusterCompressor, GuestWrite, Target } from '../target.ts';
 import { type GuestRange, writeZeros } from '../zeros.ts';
 import { setBacking } from './backing.ts';
 import { Qcow2BitmapEditor } from './bitmaps/index.ts';
@@ -13,8 +14,9 @@ import { clusterCompressor, writeCompressedCluster } from './compressed.ts';
 import { makeEmpty } from './empty.ts';
 import type { Qcow2Image } from './image.ts';
 import { checkResize, type Growth, preallocateGrowth, reach, reclaimTail, resize } from './resize.ts';
+import { type Segment, segmentGroups } from './segments.ts';
 import type { Preallocation } from './settings.ts';
-import { writeSegment } from './write.ts';
+import { writeSegments } from './write.ts';
 import { type Clearing, clearSegment } from './zero.ts';
 
 export interface Qcow2TargetOptions {
@@ -62,8 +64,20 @@ export class Qcow2Target implements Target {
 
   async #write(offset: number, buffer: Buffer): Promise<void> {
     await this.#eachTable({ start: offset, end: offset + buffer.length }, ({ l1Index, start, end }) =>
-      writeSegment(this.#image, { l1Index, start, end, bytes: buffer.subarray(start - offset, end - offset) }),
+      writeSegments(this.#image, [{ l1Index, start, end, bytes: buffer.subarray(start - offset, end - offset) }]),
     );
+  }
+
+  writeMany(writes: readonly GuestWrite[]): Promise<void> {
+    return this.#inContext(async () => {
+      for (const { offset, buffer } of writes) await this.#begin('write', { offset, length: buffer.length });
+      await allSettled(segmentGroups(writes, this.#image.geometry).map((segments) => this.#writeGroup(segments)));
+    });
+  }
+
+  #writeGroup(segments: readonly Segment[]): Promise<void> {
+    const [{ start }, { end }] = [segments[0], segments[segments.length - 1]];
+    return this.#holding(start, end, () => writeSegments(this.#image, segments));
   }
 
   zero(offset: number, length: number, options: { unmap?: boolean } = {}): Promise<void> {
@@ -263,17 +277,23 @@ export class Qcow2Target implements Target {
     range: GuestRange,
     work: (part: { l1Index: number; start: number; end: number }) => Promise<void>,
   ): Promise<void> {
-    const { l2Coverage, clusterSize } = this.#image.geometry;
+    const { l2Coverage } = this.#image.geometry;
     for (let start = range.start; start < range.end; ) {
       const l1Index = Math.floor(start / l2Coverage);
       const end = Math.min(range.end, (l1Index + 1) * l2Coverage);
-      const release = await this.#locks.acquire(Math.floor(start / clusterSize), Math.ceil(end / clusterSize) - 1);
-      try {
-        await work({ l1Index, start, end });
-      } finally {
-        release();
-      }
+      await this.#holding(start, end, () => work({ l1Index, start, end }));
       start = end;
+    }
+  }
+
+  /** Does the work while nobody else works on a cluster of guest bytes [start, end). */
+  async #holding(start: number, end: number, work: () => Promise<void>): Promise<void> {
+    const { clusterSize } = this.#image.geometry;
+    const release = await this.#locks.acquire(Math.floor(start / clusterSize), Math.ceil(end / clusterSize) - 1);
+    try {
+      await work();
+    } finally {
+      release();
     }
   }
 }

@@ -1,13 +1,17 @@
 import { alignDown, alignUp } from '../../core/binary.ts';
+import { allSettled } from '../../core/turns.ts';
 import { encodeEntry } from '../../layouts/qcow2/index.ts';
 import type { Page } from '../pages.ts';
 import { growTo } from '../zeros.ts';
 import { type ClusterState, fullMask, readCluster, releaseCluster, touchedMask, writeCluster } from './cluster.ts';
 import { readOld } from './cow.ts';
 import type { Qcow2Image } from './image.ts';
+import type { Segment } from './segments.ts';
 
 /** Consecutive guest clusters of one L2 table that lie together in the host file. */
 interface Piece {
+  /** What is written to it, and perhaps to others. */
+  segment: Segment;
   /** First entry of the L2 table, and how many. */
   index: number;
   clusters: number;
@@ -25,26 +29,17 @@ interface Piece {
   last: ClusterState;
 }
 
-/** Part of a write that lies under one L2 table. */
-interface Segment {
-  l1Index: number;
-  /** Guest range, and its bytes. */
-  start: number;
-  end: number;
-  bytes: Buffer;
-}
-
 /**
  * Writes guest bytes under one L2 table: finds or allocates the clusters, writes the data with what
  * copy-on-write demands, and only then lets the L2 table refer to new clusters. A write that fails gives
  * the new clusters back, which nothing refers to.
+ * @param segments one at the least, ascending; no two of them touch the same cluster
  */
-export async function writeSegment(image: Qcow2Image, segment: Segment): Promise<void> {
-  const { page, pieces } = await image.metadata.run(() => plan(image, segment));
+export async function writeSegments(image: Qcow2Image, segments: readonly Segment[]): Promise<void> {
+  const { page, pieces } = await image.metadata.run(() => plan(image, segments));
   try {
     try {
-      if (pieces.length === 1) await writePiece(image, segment, pieces[0]);
-      else for (const piece of pieces) await writePiece(image, segment, piece);
+      await writePieces(image, pieces);
     } catch (error) {
       await image.metadata.run(() => takeBack(image, pieces));
       throw error;
@@ -56,18 +51,21 @@ export async function writeSegment(image: Qcow2Image, segment: Segment): Promise
   }
 }
 
-async function plan(image: Qcow2Image, segment: Segment): Promise<{ page: Page; pieces: Piece[] }> {
+async function plan(image: Qcow2Image, segments: readonly Segment[]): Promise<{ page: Page; pieces: Piece[] }> {
   const { clusterSize, l2Entries } = image.geometry;
-  const page = await image.tableForWrite(segment.l1Index);
+  const [{ l1Index }] = segments;
+  const firstCluster = l1Index * l2Entries;
+  const page = await image.tableForWrite(l1Index);
   const pieces: Piece[] = [];
   try {
-    const firstCluster = segment.l1Index * l2Entries;
-    const lastIndex = Math.ceil(segment.end / clusterSize) - 1 - firstCluster;
-    let index = Math.floor(segment.start / clusterSize) - firstCluster;
-    while (index <= lastIndex) {
-      const piece = await nextPiece(image, page.bytes, { segment, index, lastIndex });
-      pieces.push(piece);
-      index += piece.clusters;
+    for (const segment of segments) {
+      const lastIndex = Math.ceil(segment.end / clusterSize) - 1 - firstCluster;
+      let index = Math.floor(segment.start / clusterSize) - firstCluster;
+      while (index <= lastIndex) {
+        const piece = await nextPiece(image, page.bytes, { segment, index, lastIndex });
+        pieces.push(piece);
+        index += piece.clusters;
+      }
     }
     return { page, pieces };
   } catch (error) {
@@ -94,12 +92,12 @@ async function nextPiece(
     last = next;
     clusters += 1;
   }
-  const piece: Piece = { index, clusters, host: first.host, isNew, fresh: false, from: 0, to: 0, first, last };
+  const piece: Piece = { segment, index, clusters, host: first.host, isNew, fresh: false, from: 0, to: 0, first, last };
   if (isNew) {
-    await allocate(image, segment, piece);
+    await allocate(image, piece);
     if (piece.clusters < clusters) piece.last = readCluster(image, table, index + piece.clusters - 1);
   }
-  setRange(image, segment, piece);
+  setRange(image, piece);
   return piece;
 }
 
@@ -108,11 +106,10 @@ function isInPlace(state: ClusterState): boolean {
   return state.host >= 0 && state.copied;
 }
 
-async function allocate(image: Qcow2Image, segment: Segment, piece: Piece): Promise<void> {
-  const { clusterSize, l2Entries } = image.geometry;
+async function allocate(image: Qcow2Image, piece: Piece): Promise<void> {
   if (image.external) {
     // Data lie in the external file where the guest has them.
-    piece.host = (segment.l1Index * l2Entries + piece.index) * clusterSize;
+    piece.host = guestStart(image, piece);
     return;
   }
   const run = await image.refcounts.allocate(piece.clusters);
@@ -123,11 +120,17 @@ async function allocate(image: Qcow2Image, segment: Segment, piece: Piece): Prom
   piece.fresh = run.fresh && image.cipher === null;
 }
 
-/** Sets which guest bytes are written: whole subclusters where what surrounds the caller's bytes is not there yet. */
-function setRange(image: Qcow2Image, segment: Segment, piece: Piece): void {
+/** Guest offset of the first cluster. */
+function guestStart(image: Qcow2Image, { segment, index }: Piece): number {
   const { clusterSize, l2Entries } = image.geometry;
-  const base = (segment.l1Index * l2Entries + piece.index) * clusterSize;
-  const end = base + piece.clusters * clusterSize;
+  return (segment.l1Index * l2Entries + index) * clusterSize;
+}
+
+/** Sets which guest bytes are written: whole subclusters where what surrounds the caller's bytes is not there yet. */
+function setRange(image: Qcow2Image, piece: Piece): void {
+  const { segment } = piece;
+  const base = guestStart(image, piece);
+  const end = base + piece.clusters * image.geometry.clusterSize;
   piece.from = base;
   if (segment.start > base) {
     piece.from = alignDown(segment.start, unitOf(image, piece, piece.first, segment.start));
@@ -147,9 +150,40 @@ function unitOf(image: Qcow2Image, piece: Piece, state: ClusterState, edge: numb
   return (state.allocated & touchedMask(image, within, within + 1)) !== 0 ? 1 : subclusterSize;
 }
 
-async function writePiece(image: Qcow2Image, segment: Segment, piece: Piece): Promise<void> {
-  const { clusterSize, l2Entries } = image.geometry;
-  const base = (segment.l1Index * l2Entries + piece.index) * clusterSize;
+/** Pieces that lie side by side in the host file, as new clusters do, are one write of it. */
+async function writePieces(image: Qcow2Image, pieces: readonly Piece[]): Promise<void> {
+  const writes: Promise<void>[] = [];
+  for (let first = 0; first < pieces.length; ) {
+    let end = first + 1;
+    while (end < pieces.length && goesOn(image, pieces[end - 1], pieces[end])) end += 1;
+    writes.push(end === first + 1 ? writePiece(image, pieces[first]) : writeRun(image, pieces.slice(first, end)));
+    first = end;
+  }
+  await allSettled(writes);
+}
+
+function goesOn(image: Qcow2Image, last: Piece, next: Piece): boolean {
+  if (image.cipher !== null || !isWhole(image, last) || !isWhole(image, next)) return false;
+  return last.host + last.clusters * image.geometry.clusterSize === next.host;
+}
+
+/** Whether the caller's bytes are all that is written to it: up to the ends of its clusters. */
+function isWhole(image: Qcow2Image, piece: Piece): boolean {
+  const start = guestStart(image, piece);
+  const end = start + piece.clusters * image.geometry.clusterSize;
+  return piece.segment.start <= start && piece.segment.end >= end;
+}
+
+async function writeRun(image: Qcow2Image, pieces: readonly Piece[]): Promise<void> {
+  const buffers = pieces.map(({ segment, from, to }) =>
+    segment.bytes.subarray(from - segment.start, to - segment.start),
+  );
+  await image.data.writev(pieces[0].host, buffers);
+}
+
+async function writePiece(image: Qcow2Image, piece: Piece): Promise<void> {
+  const { segment } = piece;
+  const base = guestStart(image, piece);
   const start = Math.max(segment.start, piece.from);
   const end = Math.min(segment.end, piece.to);
   const bytes = segment.bytes.subarray(start - segment.start, end - segment.start);
