@@ -52,3 +52,14 @@ test('costs that nobody could mean are refused before anything is spent', async 
   await t.throwsAsync(key('', 16), { instanceOf: ImageError });
   await t.throwsAsync(key('x', 7), { instanceOf: ImageError });
 });
+
+test('what takes long is done in another thread: this one goes on', async (t) => {
+  let turns = 0;
+  const turning = setInterval(() => {
+    turns += 1;
+  }, 1);
+  const cost = { time: 4, memory: 2 ** 16, cpus: 1 };
+  await argon2Key('argon2id', Buffer.from('password'), Buffer.from('somesalt'), cost, 32);
+  clearInterval(turning);
+  t.true(turns > 10, `${turns} turns`);
+});
