@@ -1,17 +1,7 @@
+import type { Case } from './case.ts';
 import type { Disks } from './disk.ts';
-
-/** One line of the table: the same arguments for both programs, or two different commands. */
-export interface Case {
-  name: string;
-  /** What the ratio should be at the most. */
-  aim: number;
-  /** Arguments; `output` is a path that is removed before each run. */
-  args(disks: Disks, output: string): string[];
-  /** Compared against this instead of qemu-img with the same arguments. */
-  against?: readonly string[];
-  /** Runs to take for short commands, times the usual number. */
-  repeat?: number;
-}
+import { editCases } from './edits.ts';
+import { encryptionCases } from './encryption.ts';
 
 const convert =
   (...args: string[]) =>
@@ -49,4 +39,6 @@ export const cases: readonly Case[] = [
   { name: 'vmdk streamOptimized → raw', aim: 1, args: convert('-f', 'vmdk', '-O', 'raw')((d) => d.streamOptimized) },
   { name: 'dmg (zlib) → raw', aim: 1, args: convert('-f', 'dmg', '-O', 'raw')((d) => d.dmg) },
   { name: '64 TiB, 4000 clusters → qcow2', aim: 1, args: convert('-O', 'qcow2')((d) => d.huge) },
+  ...editCases,
+  ...encryptionCases,
 ];

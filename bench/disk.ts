@@ -12,6 +12,7 @@ import {
   statSync,
   symlinkSync,
   writeFileSync,
+  writeSync,
 } from 'node:fs';
 import { join } from 'node:path';
 import { makeDmg } from '../test/support/dmg-images.ts';
@@ -41,7 +42,22 @@ export interface Disks {
   readonly parallels: string;
   /** UDIF with zlib chunks. */
   readonly dmg: string;
+  /** `qcow2` with a snapshot `old`, and changed in many places since. */
+  readonly snapshots: string;
+  /** `qcow2` with half its clusters lost: no table refers to them. */
+  readonly leaking: string;
+  /** Holds the whole disk, over a backing file beside it, `OVERLAY_BASE`, that is empty. */
+  readonly overlay: string;
+  readonly overlayBase: string;
+  /** Encrypted with the passphrase of `SECRET`. */
+  readonly luks: string;
+  readonly encrypted: string;
 }
+
+/** Name of the overlay's backing file, relative to it. */
+export const OVERLAY_BASE = 'overlay-base.qcow2';
+/** The secret `key`, for `--object`. */
+export const SECRET = 'secret,id=key,data=bench';
 
 /** What is to be made: `at` gives the path of a name beside it, `disks` those that it is made from. */
 interface Order {
@@ -71,6 +87,18 @@ const MAKERS: Readonly<Record<keyof Disks, Maker>> = {
   qed: { file: 'disk.qed', make: fromRaw('qed') },
   parallels: { file: 'disk.hds', make: fromRaw('parallels') },
   dmg: { file: 'disk.dmg', make: makeDmgOf },
+  snapshots: { file: 'snapshots.qcow2', make: makeSnapshots },
+  leaking: { file: 'leaking.qcow2', make: makeLeaking },
+  overlay: { file: 'overlay.qcow2', make: makeOverlay },
+  overlayBase: {
+    file: OVERLAY_BASE,
+    make: ({ path, sizeBytes }) => qemu('create', '-q', '-f', 'qcow2', path, `${sizeBytes}`),
+  },
+  luks: { file: 'disk.luks', make: fromRaw('luks', '--object', SECRET, '-o', 'key-secret=key,iter-time=10') },
+  encrypted: {
+    file: 'encrypted.qcow2',
+    make: fromRaw('qcow2', '--object', SECRET, '-o', 'encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10'),
+  },
 };
 
 /** The disks of a directory, the raw one of `sizeBytes`. What is there is taken as it is. */
@@ -159,6 +187,31 @@ function scatterWrites(path: string, sizeBytes: number, phase: number, count: nu
     commands.push('-c', `write -q -P ${1 + (index % 250)} ${offset} 256k`);
   }
   execFileSync('qemu-io', ['-f', 'qcow2', ...commands, path], { stdio: ['ignore', 'ignore', 'inherit'] });
+}
+
+function makeSnapshots({ path, disks, sizeBytes }: Order): void {
+  qemu('convert', '-O', 'qcow2', disks.raw, path);
+  qemu('snapshot', '-c', 'old', path);
+  scatterWrites(path, sizeBytes, 0, 400);
+}
+
+/** The second half of the L1 table is lost: what is under it is nobody's. */
+function makeLeaking({ path, disks }: Order): void {
+  qemu('convert', '-O', 'qcow2', disks.raw, path);
+  const fd = openSync(path, 'r+');
+  const header = Buffer.alloc(104);
+  readSync(fd, header, 0, header.length, 0);
+  const entries = header.readUInt32BE(36);
+  const lost = Buffer.alloc(Math.floor(entries / 2) * 8);
+  writeSync(fd, lost, 0, lost.length, Number(header.readBigUInt64BE(40)) + entries * 8 - lost.length);
+  closeSync(fd);
+}
+
+function makeOverlay({ path, disks }: Order): void {
+  // qemu-img looks for it when the overlay is made.
+  statSync(disks.overlayBase);
+  qemu('create', '-q', '-f', 'qcow2', '-b', OVERLAY_BASE, '-F', 'qcow2', path);
+  qemu('convert', '-n', '-f', 'raw', '-O', 'qcow2', disks.raw, path);
 }
 
 function makeHuge(path: string): void {

@@ -3,12 +3,14 @@
  * With `--keep`, DIR keeps the disks, and the next run takes them from there.
  * Prints a table of wall-time ratios (ours / theirs; below 1 is faster) and peak memory.
  */
-import { mkdtempSync, rmSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { parseUnsignedSize } from '../lib/core/units.ts';
-import { type Case, cases } from './cases.ts';
+import type { Case } from './case.ts';
+import { cases } from './cases.ts';
 import { type Disks, disksIn } from './disk.ts';
 import { median, type Run, run } from './run.ts';
 
@@ -20,24 +22,38 @@ interface Row {
   theirs: Run[];
 }
 
-async function measure(each: Case, disks: Disks, output: string, runs: number): Promise<Row> {
-  const args = each.args(disks, output);
+async function measure(each: Case, disks: Disks, directory: string, runs: number): Promise<Row> {
+  const output = join(directory, 'output');
+  const copy = (name: string) => join(directory, 'copies', name);
+  const args = each.args(disks, output, copy);
   const theirs = each.against === undefined ? ['qemu-img', ...args] : [...each.against];
   const row: Row = { name: each.name, ours: [], theirs: [] };
   const count = runs * (each.repeat ?? 1);
+  const fresh = (command: readonly string[]): Promise<Run> => {
+    rmSync(output, { force: true });
+    for (const [name, disk] of Object.entries(each.copies?.(disks) ?? {})) copyAfresh(disk, copy(name));
+    return run(command);
+  };
   // The first pair warms the page cache and is not counted; then the two take turns, so that a machine
   // whose speed drifts drifts under both.
   for (let index = 0; index <= count; index += 1) {
-    rmSync(output, { force: true });
-    const their = await run(theirs);
-    rmSync(output, { force: true });
-    const our = await run([...OURS, ...args]);
+    const their = await fresh(theirs);
+    const our = await fresh([...OURS, ...args]);
     if (index === 0) continue;
     row.theirs.push(their);
     row.ours.push(our);
   }
   rmSync(output, { force: true });
+  rmSync(join(directory, 'copies'), { recursive: true, force: true });
   return row;
+}
+
+/** On the disk too: or the command, when it flushes, would wait for the copy. */
+function copyAfresh(disk: string, path: string): void {
+  mkdirSync(dirname(path), { recursive: true });
+  rmSync(path, { force: true });
+  execFileSync('cp', ['--reflink=auto', '--sparse=auto', disk, path]);
+  execFileSync('sync', [path]);
 }
 
 function render(row: Row, each: Case): string {
@@ -79,7 +95,7 @@ try {
   console.log(`${'case'.padEnd(32)}  ratio   aim    ours s  theirs s ours MiB  theirs`);
   for (const each of cases) {
     if (!each.name.includes(values.only)) continue;
-    const row = await measure(each, disks, join(directory, 'output'), Number(values.runs));
+    const row = await measure(each, disks, directory, Number(values.runs));
     console.log(render(row, each));
   }
 } finally {
