@@ -1,6 +1,5 @@
 import { constants } from 'node:fs';
 import { alignDown, alignUp } from '../core/binary.ts';
-import { ImageError } from '../core/errors.ts';
 import { BufferPool } from '../core/pool.ts';
 import { tracePoint } from '../core/trace.ts';
 import { type SystemCalls, systemCalls } from '../syscalls/calls.ts';
@@ -17,29 +16,24 @@ const traceDirect = tracePoint('file_direct');
 /**
  * Input and output around the page cache (O_DIRECT), for any offset, length and buffer: whole aligned blocks go
  * through aligned bounce buffers, and the ragged ends through `fd`, the same file opened the ordinary way (the
- * kernel keeps the two coherent). Null where the platform has no O_DIRECT or no way to align memory; an error
- * in qemu-img's words where the file system refuses. `flags` are those that opened `fd`.
+ * kernel keeps the two coherent). Null where the platform has no O_DIRECT or no way to align memory, or the file system
+ * refuses: the file is then read and written through the page cache, and the trace says so. `flags` are those that
+ * opened `fd`.
  */
 export async function directIo(name: string, fd: number, flags: number): Promise<PositionedIo | null> {
   const calls = constants.O_DIRECT === undefined ? null : await systemCalls();
-  if (traceDirect.enabled) traceDirect.emit({ file: name, direct: calls !== null });
-  if (calls === null) return null;
-  const directFd = await reopen(name, fd, flags | constants.O_DIRECT);
-  return new DirectIo(fd, directFd, calls);
+  const directFd = calls === null ? null : await reopen(fd, flags | constants.O_DIRECT);
+  if (traceDirect.enabled) traceDirect.emit({ file: name, direct: directFd !== null });
+  return calls === null || directFd === null ? null : new DirectIo(fd, directFd, calls);
 }
 
-/** The same file, even if its path names another by now. */
-async function reopen(name: string, fd: number, flags: number): Promise<number> {
+/** The same file, even if its path names another by now; null where it can't be opened so. */
+async function reopen(fd: number, flags: number): Promise<number | null> {
   try {
     return await openDescriptor(`/proc/self/fd/${fd}`, flags, 0);
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'EINVAL') throw error;
-    throw new ImageError('unsupported', `Could not open '${name}': filesystem does not support O_DIRECT`, {
-      file: name,
-      operation: 'open',
-      code: 'EINVAL',
-      cause: error,
-    });
+    if ((error as NodeJS.ErrnoException).code === 'EINVAL') return null;
+    throw error;
   }
 }
 

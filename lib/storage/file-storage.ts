@@ -139,7 +139,11 @@ export class FileStorage implements Storage {
         'write',
         offset,
         length,
-        () => copyRange(files, length),
+        async () => {
+          const copied = await copyRange(files, length);
+          await this.#through();
+          return copied;
+        },
         (copied) => offset + copied,
       ),
     );

@@ -80,7 +80,7 @@ async function openOrCreate(path: string, options: FileOpenOptions): Promise<Ope
 }
 
 /** Each write waits for the disk in two of the cache modes. */
-function syncFlag(cache: CacheMode | undefined): number {
+export function syncFlag(cache: CacheMode | undefined): number {
   return cache === 'writethrough' || cache === 'directsync' ? constants.O_DSYNC : 0;
 }
 

@@ -1,11 +1,11 @@
-import { constants, fstat, open, readFile, type Stats } from 'node:fs';
+import { constants, fstat, readFile, type Stats } from 'node:fs';
 import { isatty } from 'node:tty';
 import { fromSystemError, ImageError } from '../core/errors.ts';
 import { tracePoint } from '../core/trace.ts';
 import { systemCalls } from '../syscalls/calls.ts';
 import { enlargePipe } from '../syscalls/pipe.ts';
-import { readAt } from './descriptor.ts';
-import { openFile } from './file.ts';
+import { openDescriptor, readAt } from './descriptor.ts';
+import { openFile, syncFlag } from './file.ts';
 import { PipeInput } from './pipe-input.ts';
 import { descriptorWriter, PipeOutput, pipeWriter } from './pipe-output.ts';
 import { readDescriptor, readPipe } from './pipe-reader.ts';
@@ -93,7 +93,7 @@ async function seekableOutput(state: DescriptorState, cache?: CacheMode): Promis
   const calls = await systemCalls();
   if (calls === null) return null;
   // Shells open it for writing only, and images need reading too: the same file once more.
-  const fd = await openDescriptor(`/proc/self/fd/${STDOUT}`).catch(() => null);
+  const fd = await openDescriptor(`/proc/self/fd/${STDOUT}`, constants.O_RDWR | syncFlag(cache), 0).catch(() => null);
   if (fd === null) return null;
   const storage = await openFile(STDIO_NAME, { fd, writable: true, cache });
   const close = storage.close.bind(storage);
@@ -141,10 +141,4 @@ async function positionOf(fd: number): Promise<{ position: number | null; append
     position: position === null ? null : Number(position[1]),
     append: flags !== null && (Number.parseInt(flags[1], 8) & constants.O_APPEND) !== 0,
   };
-}
-
-function openDescriptor(path: string): Promise<number> {
-  return new Promise((resolve, reject) => {
-    open(path, constants.O_RDWR, (error, fd) => (error ? reject(error) : resolve(fd)));
-  });
 }
