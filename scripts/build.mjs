@@ -21,20 +21,26 @@ const tsc = createRequire(import.meta.url)
   .resolve('typescript/package.json')
   .replace(/package\.json$/, 'bin/tsc');
 execFileSync(process.execPath, [tsc, '-p', 'tsconfig.build.json'], { stdio: 'inherit' });
-await build({
-  entryPoints: ['lib/cli/main.ts'],
-  outfile: 'dist/program.js',
+const bundling = {
   bundle: true,
   platform: 'node',
   format: 'cjs',
   target: 'node20',
-  // The launcher's script has nobody to ask for modules at run time: native packages come by `require`.
-  supported: { 'dynamic-import': false },
   minifySyntax: true,
   minifyWhitespace: true,
-  external: native,
-  define: { IMGPIPE_VERSION: JSON.stringify(version) },
   logLevel: 'warning',
+};
+// A thread's program is a file of its own.
+const cipherWorker = 'cipher-worker.cjs';
+await build({ ...bundling, entryPoints: ['lib/crypto/threads/worker.ts'], outfile: `dist/${cipherWorker}` });
+await build({
+  ...bundling,
+  entryPoints: ['lib/cli/main.ts'],
+  outfile: 'dist/program.js',
+  // The launcher's script has nobody to ask for modules at run time: native packages come by `require`.
+  supported: { 'dynamic-import': false },
+  external: native,
+  define: { IMGPIPE_VERSION: JSON.stringify(version), IMGPIPE_CIPHER_WORKER: JSON.stringify(cipherWorker) },
 });
 copyFileSync('scripts/launcher.cjs', 'dist/imgpipe.cjs');
 chmodSync('dist/imgpipe.cjs', 0o755);
