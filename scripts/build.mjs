@@ -40,6 +40,8 @@ await build({
   // The launcher's script has nobody to ask for modules at run time: native packages come by `require`.
   supported: { 'dynamic-import': false },
   external: native,
+  // The bundle knows where its files are; only what runs from dist/lib asks import.meta.
+  logOverride: { 'empty-import-meta': 'silent' },
   define: { IMGPIPE_VERSION: JSON.stringify(version), IMGPIPE_CIPHER_WORKER: JSON.stringify(cipherWorker) },
 });
 copyFileSync('scripts/launcher.cjs', 'dist/imgpipe.cjs');
