@@ -76,9 +76,9 @@ export function backingTests(subject: Subject): void {
           model.write(offset, buffer);
         }
         await target.close();
-        below = { filename, format: here.driver.name };
+        below = { filename: here.nameAsBacking(filename), format: here.driver.name };
       }
-      const image = await here.open(below.filename);
+      const image = await here.open(here.path('layer-3'));
       await t.notThrowsAsync(checkReads(image.chain, model, new Random(4)).finally(() => image.close()));
     });
   });

@@ -55,6 +55,9 @@ export function pairsOf(options: Readonly<Record<string, string>>): string[] {
   return Object.entries(options).map(([key, value]) => `${key}=${value}`);
 }
 
+/** Of encrypted qcow and qcow2 images; plain ones may be opened with it, too. */
+export const KEY = { 'encrypt.key-secret': SECRET_ID };
+
 const DEFAULTS: FormatFacts = { optionSets: [{}], sizeUnit: 512 };
 
 const FACTS: Readonly<Record<string, FormatFacts>> = {
@@ -78,7 +81,10 @@ const FACTS: Readonly<Record<string, FormatFacts>> = {
       { cluster_size: '1024', preallocation: 'full', refcount_bits: '8' },
       { cluster_size: '4096', data_file: '{image}.data' },
       { cluster_size: '4096', data_file: '{image}.data', data_file_raw: 'on' },
+      { cluster_size: '4096', 'encrypt.format': 'luks', 'encrypt.iter-time': '10', ...KEY },
+      { cluster_size: '16384', 'encrypt.format': 'aes', extended_l2: 'on', ...KEY },
     ],
+    needs: { create: {}, open: KEY },
     sizeUnit: 512,
     described: ['compat', 'cluster_size', 'refcount_bits', 'compression_type'],
     standsAlone: ({ data_file_raw, preallocation }) => data_file_raw === 'on' || preallocation !== undefined,
@@ -89,7 +95,13 @@ const FACTS: Readonly<Record<string, FormatFacts>> = {
       return 2 ** 22 * (Number(cluster_size) / 16) * Number(cluster_size);
     },
   },
-  qcow: { optionSets: [{}], sizeUnit: 512, smallest: 1, forgetsBackingFormat: true },
+  qcow: {
+    optionSets: [{}, { 'encrypt.format': 'aes', ...KEY }],
+    needs: { create: {}, open: KEY },
+    sizeUnit: 512,
+    smallest: 1,
+    forgetsBackingFormat: true,
+  },
   vpc: {
     // Else disks grow to the next geometry, which test/interop compares with qemu-img's.
     optionSets: [{ force_size: 'on' }, { force_size: 'on', subformat: 'fixed' }],

@@ -69,6 +69,13 @@ export class Subject {
     return openTarget(this.#node(filename), { format: this.driver.name, secrets: SECRETS, cache: 'unsafe' });
   }
 
+  /** What the header of an overlay calls it: a description, where its name alone does not open it. */
+  nameAsBacking(filename: string): string {
+    if (!('encrypt.format' in this.options)) return filename;
+    const file = { driver: 'file', filename };
+    return `json:${JSON.stringify({ driver: this.driver.name, file, ...this.facts.needs?.open })}`;
+  }
+
   #node(filename: string): NodeSpec {
     return { ...parseFilename(filename), options: { ...this.facts.needs?.open } };
   }

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { faultyStorage, replayEvents, type StorageEvent } from '../../lib/storage/faulty.ts';
 import { type MemoryStorage, memoryStorage } from '../../lib/storage/memory.ts';
+import { KEY, pairsOf, SECRET_OBJECTS } from '../conformance/facts.ts';
 import { DiskModel, Random } from '../support/model.ts';
 import { withTmpDir } from '../support/tmp.ts';
 import { tool } from '../support/tools.ts';
@@ -112,13 +113,16 @@ function existingTest(recipe: Recipe): void {
 function checkWithQemu(
   t: ExecutionContext,
   memory: MemoryStorage,
-  { driver }: Recipe,
+  { driver, options }: Recipe,
   path: string,
   what: string,
 ): void {
   const qemuImg = tool('qemu-img');
   if (!qemuImg.available) return;
   writeFileSync(path, memory.bytes());
-  const { status, text, stderr } = qemuImg.run(['check', ...CHECKED[driver.name], '-f', driver.name, path]);
+  const key = 'encrypt.format' in options ? pairsOf(KEY) : [];
+  const node = [`driver=${driver.name}`, `file.filename=${path}`, ...key].join();
+  const args = ['check', ...SECRET_OBJECTS, ...CHECKED[driver.name], '--image-opts', node];
+  const { status, text, stderr } = qemuImg.run(args);
   t.true(status === 0 || status === 3, `${what}: ${text}${stderr}`);
 }

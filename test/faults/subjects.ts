@@ -7,7 +7,7 @@ import { createGate } from '../../lib/sources/gate.ts';
 import { type OpenedImage, openImage } from '../../lib/sources/open.ts';
 import { type MemoryStorage, memoryStorage } from '../../lib/storage/memory.ts';
 import type { CacheMode, Storage } from '../../lib/storage/storage.ts';
-import { factsOf, SECRETS } from '../conformance/facts.ts';
+import { factsOf, KEY, SECRETS } from '../conformance/facts.ts';
 import { DiskModel, pattern } from '../support/model.ts';
 
 /** A format with create options, to be made and written to on storages that fail. */
@@ -29,7 +29,9 @@ const OPTION_SETS: Readonly<Record<string, readonly Readonly<Record<string, stri
     { cluster_size: '4096' },
     { cluster_size: '512', refcount_bits: '1' },
     { cluster_size: '16384', extended_l2: 'on' },
+    { cluster_size: '4096', 'encrypt.format': 'luks', 'encrypt.iter-time': '1', ...KEY },
   ],
+  qcow: [{}, { 'encrypt.format': 'aes', ...KEY }],
   qed: [{ cluster_size: '4096', table_size: '2' }],
   parallels: [{ cluster_size: '4096' }],
   vdi: [{}, { static: 'on' }],
@@ -50,7 +52,7 @@ export function recipes(): Recipe[] {
     (OPTION_SETS[driver.name] ?? [{}]).map((options) => {
       const pairs = Object.entries(options).map(([key, value]) => `${key}=${value}`);
       const spread = SPREADS[driver.name] ?? 1;
-      const atom = factsOf(driver).noisy ? SECTOR : 1;
+      const atom = factsOf(driver).noisy || 'encrypt.format' in options ? SECTOR : 1;
       return { driver, options, title: [driver.name, ...pairs].join(' '), size: SIZE * spread, atom, spread };
     }),
   );

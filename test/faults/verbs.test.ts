@@ -157,7 +157,8 @@ for (const format of FORMATS) {
         convert: () => convert({ inputs: [input], output, createOptions, secrets, cache: 'writeback' }),
       };
       // `dd` has no options for what it makes.
-      if (needsOf(format) === undefined) verbs.dd = () => dd({ input, output, outputFormat: format });
+      if (Object.keys(needsOf(format)?.create ?? {}).length === 0)
+        verbs.dd = () => dd({ input, output, outputFormat: format });
       for (const [verb, run] of Object.entries(verbs)) {
         const afresh = () => {
           rmSync(out, { force: true });
