@@ -30,9 +30,14 @@ const bundling = {
   minifyWhitespace: true,
   logLevel: 'warning',
 };
-// A thread's program is a file of its own.
-const cipherWorker = 'cipher-worker.cjs';
-await build({ ...bundling, entryPoints: ['lib/crypto/threads/worker.ts'], outfile: `dist/${cipherWorker}` });
+// A thread's program is a file of its own, which the bundle is told the name of.
+const threads = { IMGPIPE_CIPHER_WORKER: 'worker', IMGPIPE_ARGON2_WORKER: 'argon2-worker' };
+const define = { IMGPIPE_VERSION: JSON.stringify(version) };
+for (const [name, source] of Object.entries(threads)) {
+  const file = `thread-${source}.cjs`;
+  await build({ ...bundling, entryPoints: [`lib/crypto/threads/${source}.ts`], outfile: `dist/${file}` });
+  define[name] = JSON.stringify(file);
+}
 await build({
   ...bundling,
   entryPoints: ['lib/cli/main.ts'],
@@ -42,7 +47,7 @@ await build({
   external: native,
   // The bundle knows where its files are; only what runs from dist/lib asks import.meta.
   logOverride: { 'empty-import-meta': 'silent' },
-  define: { IMGPIPE_VERSION: JSON.stringify(version), IMGPIPE_CIPHER_WORKER: JSON.stringify(cipherWorker) },
+  define,
 });
 copyFileSync('scripts/launcher.cjs', 'dist/imgpipe.cjs');
 chmodSync('dist/imgpipe.cjs', 0o755);

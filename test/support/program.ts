@@ -15,21 +15,22 @@ export interface Program {
   remove(): void;
 }
 
+/** The programs of threads, and by which names the bundle knows their files. */
+const THREADS = { IMGPIPE_CIPHER_WORKER: 'worker', IMGPIPE_ARGON2_WORKER: 'argon2-worker' };
+
 /** Bundles lib/cli into a temporary directory; `remove` it at the end. */
 export async function bundleProgram(): Promise<Program> {
   const directory = mkdtempSync(join(tmpdir(), 'imgpipe-program-'));
   const path = join(directory, 'imgpipe.cjs');
-  await build({
-    entryPoints: ['lib/cli/main.ts'],
-    outfile: path,
-    bundle: true,
-    platform: 'node',
-    format: 'cjs',
-    target: 'node20',
-    external: ['koffi', '@mongodb-js/zstd', 'zlib-sync'],
-    define: { IMGPIPE_VERSION: '"0.0.0-test"' },
-    logLevel: 'error',
-  });
+  const bundling = { bundle: true, platform: 'node', format: 'cjs', target: 'node20', logLevel: 'error' } as const;
+  const define: Record<string, string> = { IMGPIPE_VERSION: '"0.0.0-test"' };
+  for (const [name, thread] of Object.entries(THREADS)) {
+    const outfile = join(directory, `${thread}.cjs`);
+    await build({ ...bundling, entryPoints: [`lib/crypto/threads/${thread}.ts`], outfile });
+    define[name] = JSON.stringify(`${thread}.cjs`);
+  }
+  const external = ['koffi', '@mongodb-js/zstd', 'zlib-sync'];
+  await build({ ...bundling, entryPoints: ['lib/cli/main.ts'], outfile: path, external, define });
   // The bundle lies outside the package; its native dependencies do not.
   symlinkSync(resolve('node_modules'), join(directory, 'node_modules'));
   const links = new Map<string, string>();
