@@ -42,7 +42,7 @@ export function diskCipher(spec: SectorCipherSpec, options: DiskCipherOptions = 
 class ThreadedCipher implements DiskCipher {
   readonly #spec: SectorCipherSpec;
   readonly #cipher: SectorCipher;
-  readonly #count: number;
+  #count: number;
   readonly #file: string | URL | undefined;
   #untilThreads: number;
   #threads: CipherThread[] = [];
@@ -109,7 +109,12 @@ class ThreadedCipher implements DiskCipher {
     this.#untilThreads -= length;
     if (this.#untilThreads > 0 || this.#count < 1 || this.#closed) return false;
     if (traceThreads.enabled) traceThreads.emit({ threads: this.#count, cipher: this.#spec.cipher });
-    this.#threads = Array.from({ length: this.#count }, () => new CipherThread(this.#spec, this.#file));
-    return true;
+    try {
+      this.#threads = Array.from({ length: this.#count }, () => new CipherThread(this.#spec, this.#file));
+    } catch {
+      // Whoever has bundled this library without the thread's file does without threads.
+      this.#count = 0;
+    }
+    return this.#threads.length > 0;
   }
 }

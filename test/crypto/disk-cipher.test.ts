@@ -108,3 +108,15 @@ test('threads that nobody has closed do not keep a program alive', async (t) => 
   const { stdout } = await promisify(execFile)(process.execPath, args, { timeout: 60_000 });
   t.is(stdout, 'done\n');
 });
+
+test('a cipher whose threads can not even be made does without them', async (t) => {
+  const spec = specOf('xts');
+  // Node wants the path of a thread's program to be absolute, or to begin with a dot.
+  const cipher = diskCipher(spec, { threads: 2, threadsAfter: 0, threadFile: 'nowhere.cjs' });
+  const bytes = randomBytes(2 * MIB);
+  const expected = Buffer.from(bytes);
+  sectorCipher(spec).encrypt(expected, 0);
+  await cipher.encrypt(bytes, 0);
+  t.true(bytes.equals(expected));
+  await cipher.close();
+});
