@@ -1,4 +1,4 @@
-import { copyFileSync, readFileSync, writeFileSync } from 'node:fs';
+import { copyFileSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import {
@@ -274,5 +274,25 @@ test('what convert -n writes is recorded in the bitmaps of the output, as qemu-i
     }
     t.deepEqual(results[0], results[1]);
     t.true((results[0][0].marks?.length ?? 0) > 0);
+  });
+});
+
+test('a bitmap of a large disk that is written all over takes no space for it, and qemu-img reads and goes on with it', async (t) => {
+  if ([qemuImg, qemuIo, qemuNbd].some((each) => each.missing(t))) return;
+  await withTmpDir(async (directory) => {
+    const [source, image] = ['source', 'image'].map((name) => join(directory, name));
+    qemuImg.expect(['create', '-q', '-f', 'qcow2', source, '9G']);
+    qemuIo.expect(['-f', 'qcow2', '-c', 'write 1G 64k', source]);
+    qemuImg.expect(['create', '-q', '-f', 'qcow2', image, `${9 * 1024 ** 3 + 512}`]);
+    qemuImg.expect(['bitmap', '--add', '-g', '512', image, 'fine']);
+    t.is(program.run(['convert', '-n', '-O', 'qcow2', source, image]).status, 0);
+    const [{ marks }] = await sameBitmaps(t, directory, image, 'convert -n');
+    t.deepEqual(marks, [{ offset: 0, length: 9 * 1024 ** 3 }]);
+    t.true(statSync(image).size < 1024 * 1024);
+    // What QEMU writes adds to it, and what is written then in a part of it changes nothing.
+    qemuIo.expect(['-f', 'qcow2', '-c', `write ${9 * 1024 ** 3} 512`, image]);
+    t.is(program.run(['convert', '-n', '--target-is-zero', '-O', 'qcow2', source, image]).status, 0);
+    const [after] = await sameBitmaps(t, directory, image, 'written once more');
+    t.deepEqual(after.marks, [{ offset: 0, length: 9 * 1024 ** 3 + 512 }]);
   });
 });

@@ -74,7 +74,8 @@ async function mark(
       const index = Math.floor(from / bitsPerCluster);
       const first = index * bitsPerCluster;
       const end = Math.min(to, first + bitsPerCluster);
-      setBits(await writer.at(index), from - first, end - first);
+      if (end - from === bitsPerCluster) writer.fill(index);
+      else setBits(await writer.at(index), from - first, end - first);
       from = end;
     }
   }
@@ -135,6 +136,13 @@ class BitsWriter {
     leaveBits(this.#image, this.#space, this.#old, index);
     this.#pending.push({ index, bytes });
     return bytes;
+  }
+
+  /** Sets all bits of table entry `index`, which needs no cluster for them. */
+  fill(index: number): void {
+    this.changed = true;
+    leaveBits(this.#image, this.#space, this.#old, index);
+    encodeBitmapTableEntry(this.#table, index, { offset: 0, allOnes: true });
   }
 
   async #write(): Promise<void> {

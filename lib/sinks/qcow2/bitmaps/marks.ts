@@ -3,6 +3,8 @@ import type { MarkedRange } from '../../../sources/qcow2/bitmaps.ts';
 
 const PIECE_BYTES = 4096;
 const PIECE_BITS = PIECE_BYTES * 8;
+/** Stands for a piece of which all bits are set: large writes and zeroes take no memory bit by bit. */
+const FULL = Buffer.alloc(0);
 
 /** Guest ranges written while an image is open, for one bitmap: pieces of bits, where there are any. */
 export class Marks {
@@ -28,8 +30,10 @@ export class Marks {
     this.#lastTo = to;
     for (let at = from; at < to; ) {
       const index = Math.floor(at / PIECE_BITS);
-      const end = Math.min(to, (index + 1) * PIECE_BITS);
-      setBits(this.#piece(index), at - index * PIECE_BITS, end - index * PIECE_BITS);
+      const first = index * PIECE_BITS;
+      const end = Math.min(to, first + PIECE_BITS);
+      if (end - at === PIECE_BITS) this.#pieces.set(index, FULL);
+      else if (this.#pieces.get(index) !== FULL) setBits(this.#piece(index), at - first, end - first);
       at = end;
     }
   }
@@ -43,16 +47,27 @@ export class Marks {
     return piece;
   }
 
-  /** What is marked, ascending, of a disk of `size` guest bytes. */
+  /** What is marked, ascending and joined, of a disk of `size` guest bytes. */
   *ranges(size: number): Generator<MarkedRange> {
+    let [start, end] = [0, 0];
+    for (const { from, to } of this.#runs()) {
+      const next = from * this.#unit;
+      if (next !== end) {
+        if (end > start) yield { offset: start, length: end - start };
+        start = next;
+      }
+      end = Math.min(size, to * this.#unit);
+    }
+    if (end > start) yield { offset: start, length: end - start };
+  }
+
+  *#runs(): Generator<{ from: number; to: number }> {
     const indices = [...this.#pieces.keys()].sort((a, b) => a - b);
     for (const index of indices) {
       const first = index * PIECE_BITS;
-      for (const { from, to } of bitRuns(this.#piece(index), PIECE_BITS)) {
-        const offset = (first + from) * this.#unit;
-        const end = Math.min(size, (first + to) * this.#unit);
-        if (offset < end) yield { offset, length: end - offset };
-      }
+      const piece = this.#piece(index);
+      if (piece === FULL) yield { from: first, to: first + PIECE_BITS };
+      else for (const { from, to } of bitRuns(piece, PIECE_BITS)) yield { from: first + from, to: first + to };
     }
   }
 }
