@@ -28,7 +28,7 @@ export async function applySnapshot(image: Qcow2Image, entry: TableEntry): Promi
   const l1 = await readL1(image.storage, entry.l1Offset, entry.l1Entries, geometry);
   await checkReferences(image, image.l1, null);
   await beginChange(image, { dirty: false });
-  const undo: Undo = { l1, tally: { changed: 0 }, placed: [] };
+  const undo: Undo = { version: header.version, l1, tally: { changed: 0 }, placed: [] };
   const active = Buffer.concat([withoutCopied(image, l1)], Math.max(l1.length, l1EntriesFor(size, geometry) * 8));
   try {
     await raiseReferences(image, l1, undo.tally);
@@ -45,7 +45,7 @@ export async function applySnapshot(image: Qcow2Image, entry: TableEntry): Promi
   const freed = new ClusterRuns();
   await lowerTable(image, { offset: old.offset, bytes: old.l1.length }, freed);
   await lowerReferences(image, old.l1, freed);
-  await endChange(image);
+  await endChange(image, undo.version);
   await discardFreed(image, freed);
 }
 

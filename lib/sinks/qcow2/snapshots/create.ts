@@ -21,8 +21,8 @@ export async function createSnapshot(image: Qcow2Image, name: string): Promise<v
     throw new ImageError('no-space', 'The image has as many snapshots as it can have', { code: 'EFBIG' });
   }
   const l1 = withoutCopied(image, image.l1);
+  const undo: Undo = { version: image.header.version, l1, tally: { changed: 0 }, placed: [] };
   await beginChange(image, { dirty: true });
-  const undo: Undo = { l1, tally: { changed: 0 }, placed: [] };
   try {
     await raiseReferences(image, l1, undo.tally);
     await place(image, name, table, undo);
@@ -37,7 +37,7 @@ export async function createSnapshot(image: Qcow2Image, name: string): Promise<v
   });
   const freed = new ClusterRuns();
   await lowerTable(image, table, freed);
-  await endChange(image);
+  await endChange(image, undo.version);
   await discardFreed(image, freed);
 }
 

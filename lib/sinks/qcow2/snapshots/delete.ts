@@ -1,8 +1,7 @@
 import { ensure } from '../../../core/errors.ts';
-import { Incompatible } from '../../../layouts/qcow2/index.ts';
 import { readL1 } from '../../../sources/qcow2/snapshots.ts';
 import type { Qcow2Image } from '../image.ts';
-import { beginChange, endChange, switchHeader, type Undo, undoChange } from './change.ts';
+import { beginChange, dirtyHeader, endChange, switchHeader, type Undo, undoChange } from './change.ts';
 import { restoreCopied } from './copied.ts';
 import { checkReferences, checkRemovable, discardFreed, lowerReferences, lowerTable } from './references.ts';
 import { ClusterRuns } from './runs.ts';
@@ -21,7 +20,7 @@ export async function deleteSnapshot(image: Qcow2Image, table: SnapshotTable, in
   await checkRemovable(image, table, image.occupied);
   await checkReferences(image, l1, image.occupied);
   await beginChange(image, { dirty: false });
-  const undo: Undo = { l1: Buffer.alloc(0), tally: { changed: 0 }, placed: [] };
+  const undo: Undo = { version: header.version, l1: Buffer.alloc(0), tally: { changed: 0 }, placed: [] };
   try {
     undo.placed.push(await placeTable(image, table.entries.toSpliced(index, 1)));
   } catch (error) {
@@ -31,8 +30,8 @@ export async function deleteSnapshot(image: Qcow2Image, table: SnapshotTable, in
   await switchHeader(image, {
     snapshotCount: table.entries.length - 1,
     snapshotsOffset: undo.placed[0].offset,
-    // Refcounts and copied flags now change one after the other: see beginChange.
-    incompatible: header.version >= 3 ? header.incompatible | Incompatible.dirty : header.incompatible,
+    // Refcounts and copied flags now change one after the other.
+    ...dirtyHeader(image),
   });
   const freed = new ClusterRuns();
   await lowerTable(image, table, freed);
@@ -41,6 +40,6 @@ export async function deleteSnapshot(image: Qcow2Image, table: SnapshotTable, in
   await image.commit();
   await storage.flush();
   await restoreCopied(image);
-  await endChange(image);
+  await endChange(image, undo.version);
   await discardFreed(image, freed);
 }
