@@ -42,12 +42,15 @@ registerProtocol({
  * tells what verbs do to the files, and makes writes fail.
  */
 export class Machine {
+  /** What images are opened with, besides their format: keys. */
+  readonly options: Readonly<Record<string, string>>;
   readonly #id: string;
   readonly #files = new Map<string, MemoryStorage>();
   #record: FileEvent[] | null = null;
   #faults: Readonly<Record<string, readonly Fault[]>> = {};
 
-  constructor() {
+  constructor(options: Readonly<Record<string, string>> = {}) {
+    this.options = options;
     made += 1;
     this.#id = `power:${made}`;
     machines.set(this.#id, this);
@@ -56,6 +59,11 @@ export class Machine {
   /** What opens the file. */
   name(file: string): string {
     return `${this.#id}/${file}`;
+  }
+
+  /** What opens the image in the file, in place of a filename. */
+  image(file: string, driver: string): string {
+    return `json:${JSON.stringify({ driver, ...this.options, file: { driver: 'power', filename: this.name(file) } })}`;
   }
 
   get files(): Files {
@@ -117,7 +125,7 @@ class KeptStorage extends WrappedStorage {
 }
 
 export interface CrashOptions {
-  /** At most so many moments, chosen by chance. Default 40. */
+  /** At most so many moments, chosen by chance. Default 25. */
   moments?: number;
   /** Each moment is looked at once for each of these. Default: for one of each kind. */
   losses?: readonly Loss[];
@@ -129,7 +137,7 @@ export async function eachCrash(
   machine: Machine,
   { start, events }: { start: Files; events: readonly FileEvent[] },
   look: (what: string, moment: number) => Promise<void>,
-  { moments = 40, losses = ['none', 'whole', 'torn'], seed = events.length }: CrashOptions = {},
+  { moments = 25, losses = ['none', 'whole', 'torn'], seed = events.length }: CrashOptions = {},
 ): Promise<void> {
   const random = new Random(seed);
   const all = Array.from({ length: events.length + 1 }, (_, count) => count);

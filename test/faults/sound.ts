@@ -3,13 +3,14 @@ import { join } from 'node:path';
 import type { ExecutionContext } from 'ava';
 import { check, ImageError, open } from '../../lib/index.ts';
 import { decodeHeader, Incompatible } from '../../lib/layouts/qcow2/index.ts';
+import { SECRET_OBJECTS, SECRETS as secrets } from '../conformance/facts.ts';
 import { tool } from '../support/tools.ts';
 import type { Machine } from './power.ts';
 
 /** Everything that the image reads as, or (with `snapshot`) read as when that was taken. */
 export async function readImage(machine: Machine, file: string, format: string, snapshot?: string): Promise<Buffer> {
-  const image = await open(machine.name(file), {
-    format,
+  const image = await open(machine.image(file, format), {
+    secrets,
     snapshot: snapshot === undefined ? undefined : { name: snapshot },
   });
   try {
@@ -27,8 +28,8 @@ export function isDirty(bytes: Buffer): boolean {
 }
 
 /** Whether there is a log that has to be replayed before anything is checked. */
-async function needsReplay(image: string, format: string): Promise<boolean> {
-  const error = await check({ image, format }).then(
+async function needsReplay(image: string): Promise<boolean> {
+  const error = await check({ image, secrets }).then(
     () => null,
     (reason: unknown) => reason,
   );
@@ -45,14 +46,14 @@ export async function assertSound(
   file: string,
   { format, what, directory }: { format: string; what: string; directory?: string },
 ): Promise<void> {
-  const image = machine.name(file);
+  const image = machine.image(file, format);
   const bytes = machine.bytes(file);
-  const dirty = format === 'qcow2' ? isDirty(bytes) : await needsReplay(image, format);
+  const dirty = format === 'qcow2' ? isDirty(bytes) : await needsReplay(image);
   const findings: string[] = [];
-  const asked = { image, format, onFinding: (line: string) => findings.push(line) };
+  const asked = { image, secrets, onFinding: (line: string) => findings.push(line) };
   if (dirty) {
     const before = await readImage(machine, file, format);
-    await check({ image, format, repair: 'all' });
+    await check({ image, secrets, repair: 'all' });
     t.true((await readImage(machine, file, format)).equals(before), `${what}: a repair changes the disk`);
   }
   const { corruptions, checkErrors } = await check(asked);
@@ -61,7 +62,12 @@ export async function assertSound(
   const path = join(directory, file);
   writeFileSync(path, bytes);
   const chain = format === 'qcow2' || format === 'qed' ? { backing: null } : {};
-  const alone = `json:${JSON.stringify({ driver: format, file: { driver: 'file', filename: path }, ...chain })}`;
-  const { status, text, stderr } = tool('qemu-img').run(['check', ...(dirty ? ['-r', 'all'] : []), alone]);
+  const alone = `json:${JSON.stringify({ driver: format, ...machine.options, file: { driver: 'file', filename: path }, ...chain })}`;
+  const { status, text, stderr } = tool('qemu-img').run([
+    'check',
+    ...SECRET_OBJECTS,
+    ...(dirty ? ['-r', 'all'] : []),
+    alone,
+  ]);
   t.true(status === 0 || status === 3, `${what}: qemu-img ${text}${stderr}`);
 }
