@@ -14,7 +14,7 @@ import {
   type Qcow2Header,
 } from '../../layouts/qcow2/index.ts';
 import { inContext } from '../../sources/qcow2/context.ts';
-import { unlockClusters } from '../../sources/qcow2/encryption.ts';
+import { luksPlace, unlockClusters } from '../../sources/qcow2/encryption.ts';
 import type { Source, SourceRequest } from '../../sources/source.ts';
 import { readPadded, type Storage } from '../../storage/storage.ts';
 import { Qcow2Image } from './image.ts';
@@ -56,6 +56,7 @@ async function openImage(request: Qcow2OpenRequest): Promise<Qcow2Image> {
   refuse(storage, header);
   checkTables(header);
   const geometry = geometryOf(header);
+  checkLuksPlace(storage, { header, tail });
   // Whoever lacks the key does not even repair.
   const cipher = await unlockClusters(request, { header, tail });
   if ((header.incompatible & Incompatible.dirty) !== 0n) {
@@ -105,6 +106,13 @@ function refuse(storage: Storage, header: Qcow2Header): void {
   if ((header.incompatible & Incompatible.corrupt) !== 0n) {
     throw new ImageError('corrupt', 'qcow2: Image is corrupt; cannot be opened read/write', context);
   }
+}
+
+/** The room for key slots that aren't in use may lie anywhere in it. */
+function checkLuksPlace(storage: Storage, head: { header: Qcow2Header; tail: HeaderTail }): void {
+  const { offset, length } = luksPlace(head) ?? { offset: 0, length: 0 };
+  const end = alignUp(storage.size, 2 ** head.header.clusterBits);
+  ensure(offset + length <= end, 'The encryption header lies past the end of the file', { offset });
 }
 
 async function readTable(
