@@ -1,4 +1,4 @@
-import { accessSync, constants, readFileSync } from 'node:fs';
+import { accessSync, closeSync, constants, openSync, readSync } from 'node:fs';
 import { join } from 'node:path';
 import { fromSystemError, ImageError } from '../core/errors.ts';
 import { type Secrets, secretBytes } from '../crypto/secrets.ts';
@@ -9,6 +9,9 @@ import { OBJECT_TYPES, PROPERTY_TYPES, UNSETTABLE } from './object-types.ts';
 import { splitList } from './option-lists.ts';
 import type { Output } from './output.ts';
 import { argumentBytes } from './raw-arguments.ts';
+
+/** Bytes; far more than any passphrase, and than `cryptsetup` takes of a key file. */
+const MAX_SECRET_FILE = 16 * 1024 * 1024;
 
 /**
  * `--object`: QEMU's user creatable objects of one command line. Secrets are used now; credentials and lists of who may
@@ -99,11 +102,30 @@ function dataOf(data: string, definition: string): Buffer {
 
 function readSecret(file: string): Buffer {
   try {
-    return readFileSync(file);
+    return readBounded(file);
   } catch (error) {
+    if (error instanceof DefinitionError) throw error;
     const { code, message } = fromSystemError(error);
     const step = code === 'EISDIR' ? 'Error reading file' : 'Failed to open file';
     throw new DefinitionError(`Unable to read ${file}: ${step} “${file}”: ${message}`);
+  }
+}
+
+/** All of a file, which may be a pipe, but not one without an end. */
+function readBounded(file: string): Buffer {
+  const descriptor = openSync(file, 'r');
+  try {
+    const chunks: Buffer[] = [];
+    for (let left = MAX_SECRET_FILE; ; ) {
+      const chunk = Buffer.alloc(64 * 1024);
+      const count = readSync(descriptor, chunk);
+      if (count === 0) return Buffer.concat(chunks);
+      left -= count;
+      if (left < 0) throw new DefinitionError(`Unable to read ${file}: it is too long for a secret`);
+      chunks.push(chunk.subarray(0, count));
+    }
+  } finally {
+    closeSync(descriptor);
   }
 }
 

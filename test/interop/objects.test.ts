@@ -274,3 +274,13 @@ test("a wrapped secret is the same as qemu-img's, in both directions", async (t)
     }
   });
 });
+
+test('a secret comes through a pipe, and out of a file without an end an error', async (t) => {
+  await withTmpDir((cwd) => {
+    writeFileSync(join(cwd, 'x'), Buffer.alloc(1024));
+    const script = `printf '${'k'.repeat(32)}' | "$@" info --object secret,id=m,file=/dev/stdin --object ${WRAPPED},data= x`;
+    const args = ['-c', script, 'sh', process.execPath, program.link('qemu-img')];
+    t.is(runProgram('/bin/sh', args, { cwd }).stderr, '');
+  });
+  t.regex(said(['secret,id=s,file=/dev/zero']).stderr, /too long for a secret/);
+});
