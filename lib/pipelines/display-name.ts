@@ -6,6 +6,7 @@ const TELLING_OPTIONS: ReadonlySet<string> = new Set([
   'offset',
   'size',
   'encrypt',
+  'key-secret',
   'data-file',
   'backing',
   'force_size_calc',

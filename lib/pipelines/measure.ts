@@ -9,7 +9,7 @@ import { parseFilename } from '../sources/filename.ts';
 import type { SnapshotSelector } from '../sources/source.ts';
 import { creatingDriver } from './checks.ts';
 import { openInput } from './input.ts';
-import { concatenate, paddedSize } from './mapped.ts';
+import { concatenate } from './mapped.ts';
 import type { ImageReference, VerbOptions } from './reference.ts';
 import { asReported } from './reported.ts';
 
@@ -42,7 +42,7 @@ export async function measure(options: MeasureOptions): Promise<MeasureResult> {
     throw new ImageError('unsupported', `Block driver '${driver.name}' does not support size measurement`);
   }
   const values = parsed(driver, options);
-  if (reference === undefined) return answer(driver, values, { size: paddedSize(size as number), plan: null, secrets });
+  if (reference === undefined) return answer(driver, values, { size: size as number, plan: null, secrets });
   const image = await openInput(reference, options);
   try {
     const disk = concatenate([image.chain]);

@@ -75,10 +75,21 @@ export function runProgram(path: string, args: readonly string[], options: RunOp
 
 const SIGNALS: Record<string, number> = { SIGHUP: 1, SIGINT: 2, SIGABRT: 6, SIGSEGV: 11, SIGPIPE: 13, SIGTERM: 15 };
 
+/**
+ * Making a LUKS container, qemu-img measures what the processor can do, and gives up where the clock of the processor's time has
+ * not ticked meanwhile: tried again, it works.
+ */
+const BAD_LUCK = 'Unable to get accurate CPU usage';
+const ATTEMPTS = 20;
+
 function makeTool(name: string, path: string | null): Tool {
   const run = (args: readonly string[], options?: RunOptions) => {
     if (path === null) throw new Error(`${name} is not installed`);
-    return runProgram(path, args, options);
+    let result = runProgram(path, args, options);
+    for (let attempt = 1; attempt < ATTEMPTS && result.stderr.includes(BAD_LUCK); attempt += 1) {
+      result = runProgram(path, args, options);
+    }
+    return result;
   };
   return {
     name,

@@ -40,9 +40,9 @@ export async function openLuksContainer(
 }
 
 async function openContainer(request: SourceRequest, fileSize: number): Promise<LuksContainer> {
-  const { storage, options, secrets, metadataOnly = false } = request;
+  const { storage, options, secrets, metadataOnly = false, forCheck = false } = request;
   refuseUnknownOptions('luks', options, ['key-secret']);
-  const passphrase = metadataOnly ? null : keySecret(options['key-secret'], secrets);
+  const passphrase = metadataOnly && !forCheck ? null : keySecret(options['key-secret'], secrets);
   if (await isVersion2(storage)) return openVersion2(storage, passphrase, fileSize);
   // There is no room to be kept to: a file that is cut off within its key material has lost some slots only.
   const header = await readLuksHeader(storage, 0, Number.POSITIVE_INFINITY);
