@@ -174,6 +174,25 @@ for (const bits of [1, 2, 4, 8, 16, 32, 64]) {
   });
 }
 
+for (const bits of [1, 2, 4, 8, 16, 32, 64]) {
+  test(`stretches of equal refcounts of ${bits} bits are set and measured, and leave their neighbours alone`, (t) => {
+    const value = Math.min(layout.maxRefcount(bits), 2 ** 40 + 259);
+    const stretch = fc.record({ index: fc.integer({ min: 1, max: 30 }), entries: fc.integer({ min: 1, max: 30 }) });
+    holds(stretch, ({ index, entries }) => {
+      const block = Buffer.alloc(512);
+      layout.fillRefcounts(block, { index, entries, bits, value });
+      const expected = Array.from({ length: 64 }, (_, at) => (at >= index && at < index + entries ? value : 0));
+      t.deepEqual(
+        expected.map((_, at) => layout.readRefcount(block, at, bits)),
+        expected,
+      );
+      t.is(layout.sameRefcounts(block, 0, 64, bits), index);
+      t.is(layout.sameRefcounts(block, index, 64 - index, bits), entries);
+      t.is(layout.sameRefcounts(block, index, 1, bits), 1);
+    });
+  });
+}
+
 test('snapshot table entries survive a round trip, unknown extra data included', (t) => {
   const entries = fc.record({
     l1Offset: offsets,

@@ -1,6 +1,7 @@
 import { closeSync, openSync, readFileSync, writeFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
+import { ImageError } from '../../../lib/core/errors.ts';
 import { openTarget } from '../../../lib/formats/open-target.ts';
 import { Autoclear, Incompatible } from '../../../lib/layouts/qcow2/index.ts';
 import type { Target } from '../../../lib/sinks/target.ts';
@@ -165,6 +166,23 @@ function spoilRefcounts(file: string): void {
   bytes.writeBigUInt64BE(bytes.readBigUInt64BE(INCOMPATIBLE_AT) | Incompatible.dirty, INCOMPATIBLE_AT);
   writeFileSync(file, bytes);
 }
+
+test('an image marked dirty is not opened for writing where its tables can not be repaired', async (t) => {
+  if (qemuImg.missing(t)) return;
+  await within(async ({ file }) => {
+    qemuImg.expect(['create', '-q', '-f', 'qcow2', '-o', 'preallocation=metadata', file, '1M']);
+    spoilRefcounts(file);
+    const bytes = readFileSync(file);
+    const l2 = Number(bytes.readBigUInt64BE(Number(bytes.readBigUInt64BE(40))) & 0x00ff_ffff_ffff_fe00n);
+    // A data cluster that does not begin where clusters begin.
+    bytes.writeUInt32BE(bytes.readUInt32BE(l2 + 4) + 512, l2 + 4);
+    writeFileSync(file, bytes);
+    const error = await t.throwsAsync(openTarget(file, { format: 'qcow2' }), { instanceOf: ImageError });
+    t.is((error as ImageError).kind, 'corrupt');
+    t.regex(String(error?.message), /Could not repair dirty image/);
+    t.not(readFileSync(file).readBigUInt64BE(INCOMPATIBLE_AT) & Incompatible.dirty, 0n);
+  });
+});
 
 test('an image marked corrupt is not opened for writing', async (t) => {
   if (qemuImg.missing(t)) return;
