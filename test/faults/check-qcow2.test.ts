@@ -4,16 +4,17 @@ import type { CheckReport } from '../../lib/sinks/checks.ts';
 import { checkQcow2 } from '../../lib/sinks/qcow2/check/index.ts';
 import { openQcow2 } from '../../lib/sources/qcow2/index.ts';
 import type { SourceRequest } from '../../lib/sources/source.ts';
-import { type Fault, faultyStorage, replayEvents, type StorageEvent } from '../../lib/storage/faulty.ts';
-import { type MemoryStorage, memoryStorage } from '../../lib/storage/memory.ts';
+import { type Fault, faultyStorage, type StorageEvent } from '../../lib/storage/faulty.ts';
+import { memoryStorage } from '../../lib/storage/memory.ts';
 import type { Storage } from '../../lib/storage/storage.ts';
 import { galleryTools, qcow2Gallery } from '../support/images.ts';
 import { Random } from '../support/model.ts';
 import { SPOILS } from '../support/qcow2-spoils.ts';
 import { withTmpDir } from '../support/tmp.ts';
+import { afterCrash, type Loss } from './power.ts';
 
-/** Orders in which a disk without power may have kept what no flush had made sure of. */
-const LOSSES_PER_MOMENT = 3;
+/** What a disk without power may have kept of what no flush had made sure of: each moment is looked at so often. */
+const LOSSES: readonly Loss[] = ['whole', 'whole', 'torn', 'torn'];
 
 function requestFor(storage: Storage, writable: boolean): SourceRequest {
   const gate = { openStorage: () => Promise.reject(new Error('No image here refers to another file')) };
@@ -49,16 +50,6 @@ async function wrongAfterRepair(storage: Storage, contents: Buffer): Promise<str
   return (await contentsOf(storage)).equals(contents) ? null : 'other contents';
 }
 
-async function afterCrash(start: Buffer, events: readonly StorageEvent[], random: Random): Promise<MemoryStorage> {
-  const memory = memoryStorage('crashed', start);
-  const sure = events.findLastIndex(({ operation }) => operation === 'flush') + 1;
-  await replayEvents(
-    events.filter((_, index) => index < sure || random.below(2) === 0),
-    memory,
-  );
-  return memory;
-}
-
 for (const { name, image, other = false, spoil } of SPOILS) {
   test(`${name}: a repair that is cut off at any moment leaves what can be repaired, and the contents`, async (t) => {
     if (galleryTools().some((each) => each.missing(t))) return;
@@ -73,13 +64,12 @@ for (const { name, image, other = false, spoil } of SPOILS) {
       const random = new Random(record.length);
       for (let count = 0; count <= record.length; count += 1) {
         const before = record.slice(0, count);
-        const whole = memoryStorage('crashed', spoiled);
-        await replayEvents(before, whole);
+        const whole = memoryStorage('crashed', await afterCrash(spoiled, before, { loss: 'none', random }));
         t.true((await contentsOf(whole)).equals(contents), `contents after ${count} operations`);
         t.is(await wrongAfterRepair(whole, contents), null, `after ${count} of ${record.length} operations`);
-        for (let round = 0; round < LOSSES_PER_MOMENT; round += 1) {
-          const partly = await afterCrash(spoiled, before, random);
-          t.is(await wrongAfterRepair(partly, contents), null, `after ${count} operations, some lost`);
+        for (const loss of LOSSES) {
+          const partly = memoryStorage('crashed', await afterCrash(spoiled, before, { loss, random }));
+          t.is(await wrongAfterRepair(partly, contents), null, `after ${count} operations, loss: ${loss}`);
         }
       }
     });

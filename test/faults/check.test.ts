@@ -2,10 +2,11 @@ import test from 'ava';
 import { ImageError } from '../../lib/core/errors.ts';
 import type { CheckReport } from '../../lib/formats/driver.ts';
 import { createGate } from '../../lib/sources/gate.ts';
-import { type FaultyOperation, faultyStorage, replayEvents, type StorageEvent } from '../../lib/storage/faulty.ts';
+import { type FaultyOperation, faultyStorage, type StorageEvent } from '../../lib/storage/faulty.ts';
 import { memoryStorage } from '../../lib/storage/memory.ts';
 import type { Storage } from '../../lib/storage/storage.ts';
 import { Random } from '../support/model.ts';
+import { afterCrash, type Loss } from './power.ts';
 import { completeImage, type Recipe, readDisk, recipes } from './subjects.ts';
 
 /** Makes an image wrong in every way that a repair mends, without harm to the disk. */
@@ -47,11 +48,8 @@ async function repair(storage: Storage, { driver }: Recipe): Promise<CheckReport
   });
 }
 
-/** What a crash may have kept: all up to the last flush, and some of what came behind it. */
-function survivors(events: readonly StorageEvent[], random: Random): StorageEvent[] {
-  const sure = events.findLastIndex(({ operation }) => operation === 'flush') + 1;
-  return events.filter((_, index) => index < sure || random.below(2) === 0);
-}
+/** What a disk without power may have kept of what no flush had made sure of: each moment is looked at so often. */
+const LOSSES: readonly Loss[] = ['none', 'whole', 'whole', 'whole', 'torn', 'torn', 'torn', 'torn'];
 
 for (const recipe of recipes().filter(({ driver }) => driver.name in SPOILS)) {
   const spoiled = async () => {
@@ -69,9 +67,8 @@ for (const recipe of recipes().filter(({ driver }) => driver.name in SPOILS)) {
     t.true((await readDisk(whole.bytes(), recipe)).equals(disk));
     const random = new Random(record.length);
     for (let count = 0; count <= record.length; count += 1) {
-      for (let round = 0; round < 8; round += 1) {
-        const crashed = memoryStorage('crashed', start);
-        await replayEvents(survivors(record.slice(0, count), random), crashed);
+      for (const loss of LOSSES) {
+        const crashed = memoryStorage('crashed', await afterCrash(start, record.slice(0, count), { loss, random }));
         await repair(crashed, recipe);
         t.true(crashed.bytes().equals(whole.bytes()), `after ${count} of ${record.length} operations`);
       }

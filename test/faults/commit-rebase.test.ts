@@ -3,18 +3,16 @@ import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { commit, createImage, ImageError, open, rebase } from '../../lib/index.ts';
 import type { NodeSpec } from '../../lib/sources/filename.ts';
-import { type FaultPlan, faultyStorage, replayEvents, type StorageEvent } from '../../lib/storage/faulty.ts';
+import { type FaultPlan, faultyStorage, type StorageEvent } from '../../lib/storage/faulty.ts';
 import { openFile } from '../../lib/storage/file.ts';
 import { registerProtocol } from '../../lib/storage/index.ts';
-import { memoryStorage } from '../../lib/storage/memory.ts';
 import { pattern, Random } from '../support/model.ts';
 import { withTmpDir } from '../support/tmp.ts';
 import { tool } from '../support/tools.ts';
+import { afterCrash, type Loss } from './power.ts';
 
 const SIZE = 300_032;
 const KIB = 1024;
-/** Orders in which a disk without power may have kept what no flush had made sure of. */
-const LOSSES = 2;
 
 /** What is done to a file of these tests, by path: its part of the one order of all files. */
 const journals = new Map<string, { record: StorageEvent[]; plan?: FaultPlan }>();
@@ -113,20 +111,6 @@ async function recorded(paths: readonly string[], run: () => Promise<unknown>): 
   return events;
 }
 
-/** Makes the files what they would be after a crash; with `random`, some of what was not flushed is lost. */
-async function crash(starts: Map<string, Buffer>, events: readonly FileEvent[], random: Random | null): Promise<void> {
-  for (const [path, start] of starts) {
-    const own = events.filter((each) => each.path === path).map(({ event }) => event);
-    const sure = random === null ? own.length : own.findLastIndex(({ operation }) => operation === 'flush') + 1;
-    const memory = memoryStorage(path, start);
-    await replayEvents(
-      own.filter((_, index) => index < sure || random?.below(2) === 0),
-      memory,
-    );
-    writeFileSync(path, memory.bytes());
-  }
-}
-
 async function eachCrash(
   starts: Map<string, Buffer>,
   events: readonly FileEvent[],
@@ -134,9 +118,13 @@ async function eachCrash(
 ): Promise<void> {
   const random = new Random(events.length);
   for (let count = 0; count <= events.length; count += 1) {
-    for (let round = 0; round <= LOSSES; round += 1) {
-      await crash(starts, events.slice(0, count), round === 0 ? null : random);
-      await look(`after ${count} of ${events.length}${round > 0 ? ', some lost' : ''}`, round === 1);
+    for (const loss of ['none', 'whole', 'torn'] satisfies Loss[]) {
+      for (const [path, start] of starts) {
+        const own = events.slice(0, count).filter((each) => each.path === path);
+        const left = own.map(({ event }) => event);
+        writeFileSync(path, await afterCrash(start, left, { loss, random }));
+      }
+      await look(`after ${count} of ${events.length}, loss: ${loss}`, loss === 'whole');
     }
   }
 }
