@@ -163,5 +163,14 @@ test('vectors and plain integers do the same arithmetic', (t) => {
     // What is XORed twice is as it was.
     t.true(vector.data.equals(data), 'vectors');
     t.true(plain.data.equals(data), 'plain integers');
+    for (const kernel of [vector, plain]) {
+      tweaks.copy(kernel.tweaks);
+      kernel.gather(16 * (blocks - 1), 16 * blocks, sectors);
+      kernel.scatter('data', 0, 16 * blocks, sectors);
+      kernel.scatter('mask', 16 * (blocks - 1), 16 * blocks, sectors);
+    }
+    t.true(vector.tweaks.equals(plain.tweaks), 'gathered');
+    t.true(vector.data.equals(plain.data), 'scattered over data');
+    t.true(vector.mask.equals(plain.mask), 'scattered over the mask');
   }
 });

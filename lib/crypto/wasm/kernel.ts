@@ -1,5 +1,6 @@
 import { PIECE } from '../modes/mode.ts';
 import {
+  add,
   advance,
   and,
   bytes16,
@@ -32,6 +33,10 @@ export interface Kernel {
   whiten(sectors: number, blocks: number): void;
   /** XORs `length` bytes of `mask` into `data`; a multiple of 16. */
   xor(length: number): void;
+  /** XORs into the first `count` blocks of `tweaks` those of 16 bytes at `at`, `at + stride`, … of `data`. */
+  gather(at: number, stride: number, count: number): void;
+  /** Puts the first `count` blocks of `tweaks` to `at`, `at + stride`, … */
+  scatter(area: 'data' | 'mask', at: number, stride: number, count: number): void;
 }
 
 const BLOCK = 16;
@@ -55,13 +60,19 @@ export function sharedKernel(): Kernel {
 
 /** By WebAssembly's vectors. */
 export function vectorKernel(): Kernel {
-  const { memory, functions } = instantiate([whitenFunction(), xorFunction()], 2 * PIECE + TWEAKS);
+  const { memory, functions } = instantiate(
+    [whitenFunction(), xorFunction(), gatherFunction(), scatterFunction()],
+    2 * PIECE + TWEAKS,
+  );
   return {
     data: memory.subarray(0, PIECE),
     mask: memory.subarray(PIECE, 2 * PIECE),
     tweaks: memory.subarray(2 * PIECE, 2 * PIECE + TWEAKS),
     whiten: (sectors, blocks) => functions.whiten(0, PIECE, 2 * PIECE, sectors, blocks),
     xor: (length) => functions.xor(0, PIECE, length / BLOCK),
+    gather: (at, stride, count) => functions.gather(at, 2 * PIECE, stride, count),
+    scatter: (area, at, stride, count) =>
+      functions.scatter(area === 'data' ? at : PIECE + at, 2 * PIECE, stride, count),
   };
 }
 
@@ -94,18 +105,44 @@ function xorFunction(): WasmFunction {
   return { name: 'xor', parameters: 3, body: [repeat(blocks, block)] };
 }
 
+function gatherFunction(): WasmFunction {
+  const [data, chains, stride, count] = [0, 1, 2, 3];
+  const block = [
+    store(get(chains), xor(load(get(chains)), load(get(data)))),
+    set(data, add(get(data), get(stride))),
+    advance(chains, BLOCK),
+  ];
+  return { name: 'gather', parameters: 4, body: [repeat(count, block)] };
+}
+
+function scatterFunction(): WasmFunction {
+  const [area, chains, stride, count] = [0, 1, 2, 3];
+  const block = [store(get(area), load(get(chains))), set(area, add(get(area), get(stride))), advance(chains, BLOCK)];
+  return { name: 'scatter', parameters: 4, body: [repeat(count, block)] };
+}
+
 /** By 32-bit integers of JavaScript. */
 export function plainKernel(): Kernel {
   const [data, mask] = [new Int32Array(PIECE / 4), new Int32Array(PIECE / 4)];
   const tweaks = Buffer.alloc(TWEAKS);
   const maskView = new DataView(mask.buffer);
+  const areas = { data: Buffer.from(data.buffer), mask: Buffer.from(mask.buffer) };
   const xor = (length: number) => {
     for (let index = 0; index < length / 4; index += 1) data[index] ^= mask[index];
   };
   return {
-    data: Buffer.from(data.buffer),
-    mask: Buffer.from(mask.buffer),
+    ...areas,
     tweaks,
+    gather(at, stride, count) {
+      for (let index = 0; index < count * BLOCK; index += 1) {
+        tweaks[index] ^= areas.data[at + Math.floor(index / BLOCK) * stride + (index % BLOCK)];
+      }
+    },
+    scatter(area, at, stride, count) {
+      for (let index = 0; index < count; index += 1) {
+        tweaks.copy(areas[area], at + index * stride, index * BLOCK, (index + 1) * BLOCK);
+      }
+    },
     whiten(sectors, blocks) {
       for (let sector = 0; sector < sectors; sector += 1) {
         writeTweaks(tweaks, sector * BLOCK, maskView, sector * blocks * BLOCK, blocks);
