@@ -31,11 +31,12 @@ function countUp(counters: Buffer, at: number, size: number, ivs: Buffer, from: 
   ivs.copy(counters, at, from, from + blockSize);
   // Copying what is there doubles it; then only the last digits are left to be set.
   for (let have = blockSize; have < size; have *= 2) counters.copyWithin(at + have, at, at + have);
-  let last = counters.readUInt32BE(at + blockSize - 4);
+  const view = new DataView(counters.buffer, counters.byteOffset);
+  let last = view.getUint32(at + blockSize - 4);
   for (let place = at + blockSize; place < at + size; place += blockSize) {
     last = (last + 1) >>> 0;
     if (last === 0) carry(counters, place, at + size, blockSize);
-    counters.writeUInt32BE(last, place + blockSize - 4);
+    view.setUint32(place + blockSize - 4, last);
   }
 }
 
