@@ -10,6 +10,7 @@ import { CommandError, HelpWanted } from './errors.ts';
 import { ObjectList } from './objects.ts';
 import { parseOptionList, switchedOn } from './option-lists.ts';
 import type { Output } from './output.ts';
+import { warnOfProbedRaw } from './probing.ts';
 import type { ProgressOptions, ProgressStyle } from './render/progress.ts';
 
 /** Options that several commands share, and what belongs to them. */
@@ -72,9 +73,15 @@ export function imageNamed(filename: string, format: string | null, values: Imag
   return describedImage(filename, exitCode);
 }
 
-/** The same for the edits, which take a format beside it. */
-export function editedImage(filename: string, format: string | null, values: ImageValues): NodeSpec | string {
+/** The same for the edits, which take a format beside it. What is not told to be raw, but seems so, is warned of. */
+export async function editedImage(
+  filename: string,
+  format: string | null,
+  values: ImageValues,
+  output: Output,
+): Promise<NodeSpec | string> {
   const image = imageNamed(filename, format, values);
+  await warnOfProbedRaw(image, output);
   return 'file' in image ? image : image.filename;
 }
 

@@ -20,7 +20,7 @@ import type { CacheOptions, ImageReference, ProgressOptions, VerbOptions } from 
 
 export interface RebaseOptions extends VerbOptions, ProgressOptions, CacheOptions {
   image: ImageReference;
-  /** `-b`, `-F`: as the header shall have them, relative to the image; null: none. */
+  /** `-b`, `-F`: as the header shall have them, relative to the image; null, or an empty name: none. */
   backing: { filename: string; format: string | null } | null;
   /** `-u`: only the header changes, whatever the disk then shows. Neither backing file is opened. */
   unsafe?: boolean;
@@ -43,14 +43,15 @@ const traceRebase = tracePoint('rebase');
  * the new one says otherwise, in whole clusters; the header comes last, when that is on the disk. So the disk shows the same at
  * every moment. Rejects with an ImageError; the backing file is then the old one.
  */
-export async function rebase(options: RebaseOptions): Promise<RebaseResult> {
+export async function rebase(given: RebaseOptions): Promise<RebaseResult> {
+  const options = given.backing?.filename === '' ? { ...given, backing: null } : given;
   const { image, cache = 'writeback', drivers = allDrivers(), implicit, secrets, unsafe = false, signal } = options;
   throwIfAborted(signal);
   const common = { cache, drivers, implicit, secrets };
   const opened = await openImage(nodeOf(image), { ...common, writable: true, ...(unsafe ? { backing: false } : {}) });
   let below: NewBacking;
   try {
-    checkFormat(options, drivers);
+    checkFormat(given, drivers);
     below = unsafe ? NO_BACKING : await openNewBacking(opened, options);
   } catch (error) {
     await opened.close();

@@ -54,6 +54,9 @@ const COMMIT = lines(`
   commit over-qcow
   commit over-vdi
   commit alone
+  commit base
+  commit -q base
+  commit --image-opts file.filename=base
   commit -U top
   commit -x top
 `);
@@ -88,6 +91,14 @@ const REBASE = lines(`
   rebase -b nosuch -F raw vdi
   rebase -u -b nosuch vdi
   rebase -b '' qcow-over
+  rebase -b '' base
+  rebase -u -b top -F qcow2 base
+  rebase -b nosuch -F raw file:base
+  rebase -b '' -F foo top
+  rebase -b '' -F '' top
+  rebase -b '' -F qcow2 top
+  rebase -u -F foo top
+  rebase -u -b '' -F foo nosuch
   rebase -b other -F raw raw-data
   rebase -b other -F raw lost
   rebase -u -b other -F raw lost
@@ -123,12 +134,7 @@ function makeFiles(directory: string): void {
 /** What is told; how the progress is counted is each program's own. */
 function told({ status, text, stderr }: ToolResult) {
   const shown = text.replace(/( {4}\(\d+\.\d+\/100%\)\r)+/g, '(progress)');
-  // QEMU warns of guessing at raw images.
-  return {
-    status,
-    text: shown,
-    stderr: stderr.replace(/^WARNING: Image format was not specified[\s\S]*?restrictions\.\n/, ''),
-  };
+  return { status, text: shown, stderr };
 }
 
 for (const line of [...COMMIT, ...REBASE]) {

@@ -42,7 +42,7 @@ async function run(args: readonly string[], context: CommandContext): Promise<nu
   if (options.wantsHelp && format !== null) return printHelp(format, output);
   if (names.length !== 1) throw new CommandError('Expecting one image file name');
   const cache = cacheMode(values.cache, 'Invalid cache option');
-  const image = editedImage(names[0], format, values);
+  const image = await editedImage(names[0], format, values, output);
   if (options.wantsHelp) {
     const opened = await openImage(image, { drivers: drivers(), format, secrets });
     await opened.close();

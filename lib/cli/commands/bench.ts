@@ -7,6 +7,7 @@ import type { Command, CommandContext } from '../context.ts';
 import { CommandError, UsageError } from '../errors.ts';
 import { ObjectList } from '../objects.ts';
 import type { Output } from '../output.ts';
+import { warnOfProbedRaw } from '../probing.ts';
 import { renderJson } from '../render/json.ts';
 import { parseSize } from '../sizes.ts';
 
@@ -40,6 +41,7 @@ async function run(args: readonly string[], { output, signal }: CommandContext):
   const secrets = await values.objects.load();
   const image = imageNamed(names[0], values.format, values);
   const cache = benchCache(values.cache);
+  if (values.write) await warnOfProbedRaw(image, output);
   const { count, depth, bufferSize, step, offset, write, pattern, flushInterval, noDrain, forceShare } = values;
   const result = await bench({
     image,

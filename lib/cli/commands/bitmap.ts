@@ -26,7 +26,7 @@ async function run(args: readonly string[], { output }: CommandContext): Promise
   const secrets = await values.objects.load();
   const { actions, granularity, source, sourceFormat, format } = values;
   await bitmap({
-    image: editedImage(names[0], values.format, values),
+    image: await editedImage(names[0], values.format, values, output),
     ...{ format, actions, secrets },
     bitmap: names[1],
     // As the oracle, for which 0 is no granularity.

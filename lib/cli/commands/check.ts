@@ -3,9 +3,9 @@ import { CHECK_OPERATION, type CheckResult, check } from '../../edits/check.ts';
 import { flag, type OptionTable, parseArguments, setting } from '../arguments.ts';
 import {
   cacheMode,
-  editedImage,
   type ImageValues,
   imageDefaults,
+  imageNamed,
   imageOptions,
   isJson,
   outputOption,
@@ -13,6 +13,7 @@ import {
 import type { Command, CommandContext } from '../context.ts';
 import { CommandError, UsageError } from '../errors.ts';
 import type { Output } from '../output.ts';
+import { warnOfProbedRaw } from '../probing.ts';
 import { checkToJson, renderCheck, renderRepairs } from '../render/check.ts';
 import { renderJson } from '../render/json.ts';
 
@@ -39,9 +40,11 @@ async function run(args: readonly string[], { output }: CommandContext): Promise
   const json = isJson(values.output);
   const secrets = await values.objects.load();
   const cache = cacheMode(values.sourceCache, 'Invalid source cache option');
+  const image = imageNamed(filename, values.format, values);
   const { repair, forceShare, quiet } = values;
+  if (repair !== null) await warnOfProbedRaw(image, output);
   const result = await check({
-    image: editedImage(filename, values.format, values),
+    image: 'file' in image ? image : image.filename,
     format: values.format,
     ...{ repair, cache, forceShare, secrets },
     onFinding: (line, named) => (named === true ? output.complain(line) : output.writeError(`${line}\n`)),

@@ -15,6 +15,7 @@ import {
 import type { Command, CommandContext } from '../context.ts';
 import { UsageError } from '../errors.ts';
 import type { Output } from '../output.ts';
+import { warnOfProbedRaw } from '../probing.ts';
 import { parseSize } from '../sizes.ts';
 
 interface CommitValues extends ImageValues, ProgressValues {
@@ -40,6 +41,7 @@ async function run(args: readonly string[], context: CommandContext): Promise<nu
   const cache = cacheMode(values.cache, 'Invalid cache option');
   const image = imageNamed(names[0], values.format, values);
   const { base, keep, rate } = values;
+  await warnOfProbedRaw(image, output);
   await withProgress(context, values, (onProgress) =>
     commit({ image, base, keep, rate, cache, secrets, signal, onProgress }),
   );

@@ -14,6 +14,7 @@ import {
 import type { Command, CommandContext } from '../context.ts';
 import { UsageError } from '../errors.ts';
 import type { Output } from '../output.ts';
+import { warnOfProbedRaw } from '../probing.ts';
 
 interface RebaseValues extends ImageValues, ProgressValues {
   cache: string;
@@ -44,7 +45,9 @@ async function run(args: readonly string[], context: CommandContext): Promise<nu
   const cache = cacheMode(values.cache, 'Invalid cache option');
   const sourceCache = cacheMode(values.sourceCache, 'Invalid source cache option');
   const image = imageNamed(names[0], values.format, values);
-  const backing = filename === '' ? null : { filename, format };
+  // Without a name there will be none; the format must be one all the same.
+  const backing = filename === '' && format === null ? null : { filename, format };
+  await warnOfProbedRaw(image, output);
   await withProgress(context, values, (onProgress) =>
     rebase({ image, backing, unsafe, forceShare, secrets, cache, sourceCache, signal, onProgress }),
   );

@@ -32,7 +32,7 @@ async function run(args: readonly string[], { output }: CommandContext): Promise
   const secrets = await values.objects.load();
   const { preallocation, shrink, format } = values;
   await resize({
-    image: editedImage(names[0], values.format, values),
+    image: await editedImage(names[0], values.format, values, output),
     ...{ format, preallocation, shrink, secrets },
     ...change,
   }).catch((error) => {

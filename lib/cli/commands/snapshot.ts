@@ -8,10 +8,11 @@ import {
   snapshots,
 } from '../../edits/snapshot.ts';
 import { flag, type OptionDeclaration, type OptionTable, parseArguments } from '../arguments.ts';
-import { editedImage, HELP_OPTION, type ImageValues, imageDefaults, objectOption } from '../common.ts';
+import { HELP_OPTION, type ImageValues, imageDefaults, imageNamed, objectOption } from '../common.ts';
 import type { Command, CommandContext } from '../context.ts';
 import { CommandError, UsageError } from '../errors.ts';
 import type { Output } from '../output.ts';
+import { warnOfProbedRaw } from '../probing.ts';
 import { renderSnapshots } from '../render/snapshots.ts';
 
 type Action = 'list' | 'apply' | 'create' | 'delete';
@@ -33,12 +34,14 @@ async function run(args: readonly string[], { output }: CommandContext): Promise
   const names = parseArguments(optionTable(output), args, values, { name: 'snapshot' });
   if (names.length !== 1) throw new UsageError('Expecting one image file name');
   const secrets = await values.objects.load();
-  const options: SnapshotOptions = { image: editedImage(names[0], null, values), secrets };
   const { action, name, forceShare } = values;
   if (forceShare && action !== null && action !== 'list') {
     const why = 'force-share=on can only be used with read-only images';
     throw new CommandError(`Could not open '${names[0]}': ${why}`);
   }
+  const image = imageNamed(names[0], null, values);
+  if (action !== 'list') await warnOfProbedRaw(image, output);
+  const options: SnapshotOptions = { image: 'file' in image ? image : image.filename, secrets };
   if (action === null || action === 'list') {
     const found = await snapshots({ ...options, forceShare });
     if (action === 'list' && found.length > 0) {
