@@ -10,8 +10,8 @@ import { LUKS_SECTOR } from '../../layouts/luks.ts';
 import { type Luks2KeySlot, materialBytes } from '../../layouts/luks2-metadata.ts';
 import type { Storage } from '../../storage/storage.ts';
 import { MAX_UNLOCK_ITERATIONS } from './luks.ts';
-import { sectorSpec } from './luks-cipher.ts';
-import { inFile, type Luks2Header, parseEncryption, payloadCipher } from './luks2.ts';
+import { type LuksCipher, parseLuksCipher, sectorSpec } from './luks-cipher.ts';
+import { inFile, type Luks2Header } from './luks2.ts';
 
 /**
  * KiB times passes of Argon2 that one attempt to unlock may take, over all key slots: some minutes. `cryptsetup` takes a
@@ -72,8 +72,9 @@ export function volumeCipher(header: Luks2Header, masterKey: Buffer): DiskCipher
   };
 }
 
-function volumeSpec(header: Luks2Header, masterKey: Buffer): SectorCipherSpec {
-  return { ...sectorSpec(payloadCipher(header), masterKey), sectorSize: header.segment.sectorSize };
+function volumeSpec({ segment, digest }: Luks2Header, masterKey: Buffer): SectorCipherSpec {
+  const cipher = parseEncryption(segment.encryption, masterKey.length, digest.hash);
+  return { ...sectorSpec(cipher, masterKey), sectorSize: segment.sectorSize };
 }
 
 function checkCipher(header: Luks2Header): void {
@@ -82,8 +83,15 @@ function checkCipher(header: Luks2Header): void {
   if ((ivTweak * LUKS_SECTOR) % sectorSize !== 0 || ivTweak > 2 ** 43) {
     throw new ImageError('unsupported', `An IV tweak of ${ivTweak} is not supported`);
   }
-  const [slot = header.keySlots[0]] = slotsToTry(header);
-  sectorCipher(volumeSpec(header, Buffer.alloc(slot.keyBytes)));
+  for (const { keyBytes } of slotsToTry(header)) sectorCipher(volumeSpec(header, Buffer.alloc(keyBytes)));
+}
+
+/** `aes-xts-plain64`: the cipher, and what LUKS1 calls its mode. */
+function parseEncryption(encryption: string, keyBytes: number, hash: string): LuksCipher {
+  const dash = encryption.indexOf('-');
+  if (dash < 0) throw new ImageError('unsupported', `Unexpected cipher string format '${encryption}'`);
+  const [cipherName, cipherMode] = [encryption.slice(0, dash), encryption.slice(dash + 1)];
+  return parseLuksCipher({ cipherName, cipherMode, keyBytes, hash });
 }
 
 /** The volume key out of a slot; null where the passphrase is not the slot's. */

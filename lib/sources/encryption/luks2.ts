@@ -17,7 +17,6 @@ import {
 } from '../../layouts/luks2-metadata.ts';
 import type { Storage } from '../../storage/storage.ts';
 import type { InfoValue } from '../source.ts';
-import { type LuksCipher, parseLuksCipher } from './luks-cipher.ts';
 
 const traceHeader = tracePoint('luks2_header');
 
@@ -104,41 +103,36 @@ function checkPlaces({ json, uuid, headerBytes }: Copy, fileSize: number): Luks2
       throw corrupt(`Key slot ${slot.id} does not lie between the LUKS2 header and the payload`);
     }
   }
-  payloadCipher(metadata);
   return { ...metadata, uuid, payloadOffset: offset, payloadLength };
-}
-
-/** What the metadata's cipher means; the key of all slots that open the segment has its length. */
-export function payloadCipher({ segment, digest: { hash, keySlots }, keySlots: slots }: Luks2Metadata): LuksCipher {
-  const slot = slots.find(({ id }) => keySlots.includes(id));
-  if (slot === undefined) throw corrupt('No key slot of the LUKS2 container opens its payload');
-  return parseEncryption(segment.encryption, slot.keyBytes, hash);
-}
-
-/** `aes-xts-plain64`: the cipher, and what LUKS1 calls its mode. */
-export function parseEncryption(encryption: string, keyBytes: number, hash: string): LuksCipher {
-  const dash = encryption.indexOf('-');
-  if (dash < 0) throw new ImageError('unsupported', `Unexpected cipher string format '${encryption}'`);
-  const [cipherName, cipherMode] = [encryption.slice(0, dash), encryption.slice(dash + 1)];
-  return parseLuksCipher({ cipherName, cipherMode, keyBytes, hash });
 }
 
 /** What `info` shows: as of LUKS1, with what is new. Slots between those in use are shown as inactive. */
 export function luks2Info(header: Luks2Header): { [key: string]: InfoValue } {
-  const { cipher, mode, ivGenerator, ivHash, hash } = payloadCipher(header);
-  const info: { [key: string]: InfoValue } = {
+  return {
     version: 2,
-    'cipher-alg': cipher,
-    'cipher-mode': mode,
-    'ivgen-alg': ivGenerator,
-    'hash-alg': hash,
+    ...encryptionInfo(header),
+    'hash-alg': header.digest.hash,
     'sector-size': header.segment.sectorSize,
     'payload-offset': header.payloadOffset,
     'master-key-iters': header.digest.iterations,
     uuid: header.uuid,
     slots: slotsInfo(header.keySlots),
   };
-  if (ivGenerator === 'essiv' && ivHash !== null) info['ivgen-hash-alg'] = ivHash;
+}
+
+/** In the header's words: a container can be described that can't be decrypted, or has no key slot any more. */
+function encryptionInfo({ segment, keySlots, digest: { keySlots: ids } }: Luks2Header): { [key: string]: InfoValue } {
+  const [cipher, mode = '', ...rest] = segment.encryption.split('-');
+  const [generator, hash] = rest.join('-').split(':');
+  const bytes = keySlots.find(({ id }) => ids.includes(id))?.keyBytes;
+  // XTS takes two keys, so its key is twice as long as the cipher's name says.
+  const bits = bytes === undefined ? '' : `-${(bytes * 8) / (mode === 'xts' ? 2 : 1)}`;
+  const info: { [key: string]: InfoValue } = {
+    'cipher-alg': cipher + bits,
+    'cipher-mode': mode,
+    'ivgen-alg': generator,
+  };
+  if (hash !== undefined) info['ivgen-hash-alg'] = hash;
   return info;
 }
 

@@ -172,7 +172,7 @@ const REFUSED: Record<string, { change: (metadata: Metadata) => void; message: R
     change: ({ digests }) => {
       digests[0].keyslots = ['5'];
     },
-    message: /No key slot/,
+    message: /Invalid password/,
   },
 };
 
@@ -238,3 +238,34 @@ for (const sectorSize of [512, 4096]) {
     });
   });
 }
+
+test('a container whose key slots are all erased is described, and opens no more', async (t) => {
+  const image = luks2Image(DISK, {
+    change(metadata) {
+      metadata.keyslots = {};
+      metadata.digests[0].keyslots = [];
+    },
+  });
+  const header = await readLuks2Header(memoryStorage('image', image));
+  const info = luks2Info(header);
+  t.deepEqual(info.slots, []);
+  t.is(info['cipher-alg'], 'aes');
+  t.is(info['cipher-mode'], 'xts');
+  await t.throwsAsync(contents(image), { instanceOf: ImageError, message: /Invalid password/ });
+});
+
+test('what info shows of the cipher are the words of the header', async (t) => {
+  const told = async (encryption: string) => {
+    const image = luks2Image(DISK, {
+      change(metadata) {
+        metadata.segments[0].encryption = encryption;
+      },
+    });
+    const info = luks2Info(await readLuks2Header(memoryStorage('image', image)));
+    return ['cipher-alg', 'cipher-mode', 'ivgen-alg', 'ivgen-hash-alg'].map((key) => info[key]);
+  };
+  t.deepEqual(await told('aes-xts-plain64'), ['aes-128', 'xts', 'plain64', undefined]);
+  t.deepEqual(await told('aes-cbc-essiv:sha256'), ['aes-256', 'cbc', 'essiv', 'sha256']);
+  t.deepEqual(await told('camellia-cbc-plain'), ['camellia-256', 'cbc', 'plain', undefined]);
+  t.deepEqual(await told('null'), ['null-256', '', '', undefined]);
+});
