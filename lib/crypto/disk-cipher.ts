@@ -93,8 +93,11 @@ class ThreadedCipher implements DiskCipher {
   }
 
   async #handOver(thread: CipherThread, direction: Direction, part: Buffer, offset: number): Promise<void> {
-    // A thread that can't be had leaves the bytes as they were.
-    const job = thread.run(direction, part, offset).catch(() => this.#cipher[direction](part, offset));
+    const job = thread.run(direction, part, offset).catch((error: unknown) => {
+      // A thread that can't be had leaves the bytes as they were.
+      if (traceThreads.enabled) traceThreads.emit({ failed: String(error) });
+      this.#cipher[direction](part, offset);
+    });
     this.#running.add(job);
     try {
       await job;

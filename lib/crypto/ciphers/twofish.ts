@@ -151,13 +151,14 @@ function encrypt(blocks: Buffer, k: Int32Array, box: Int32Array): Buffer {
     let c = view.getInt32(at + 8, true) ^ k[2];
     let d = view.getInt32(at + 12, true) ^ k[3];
     for (let key = 8; key < 40; key += 4) {
-      let [s, t] = [g(box, a), g(box, rotate(b, 8))];
+      let s = g(box, a);
+      let t = g(box, rotate(b, 8));
       c = rotate(c ^ (s + t + k[key]), 31);
-      d = rotate(d, 1) ^ (s + 2 * t + k[key + 1]);
+      d = rotate(d, 1) ^ (s + (t << 1) + k[key + 1]);
       s = g(box, c);
       t = g(box, rotate(d, 8));
       a = rotate(a ^ (s + t + k[key + 2]), 31);
-      b = rotate(b, 1) ^ (s + 2 * t + k[key + 3]);
+      b = rotate(b, 1) ^ (s + (t << 1) + k[key + 3]);
     }
     view.setInt32(at, c ^ k[4], true);
     view.setInt32(at + 4, d ^ k[5], true);
@@ -176,13 +177,14 @@ function decrypt(blocks: Buffer, k: Int32Array, box: Int32Array): Buffer {
     let a = view.getInt32(at + 8, true) ^ k[6];
     let b = view.getInt32(at + 12, true) ^ k[7];
     for (let key = 36; key >= 8; key -= 4) {
-      let [s, t] = [g(box, c), g(box, rotate(d, 8))];
+      let s = g(box, c);
+      let t = g(box, rotate(d, 8));
       a = rotate(a, 1) ^ (s + t + k[key + 2]);
-      b = rotate(b ^ (s + 2 * t + k[key + 3]), 31);
+      b = rotate(b ^ (s + (t << 1) + k[key + 3]), 31);
       s = g(box, a);
       t = g(box, rotate(b, 8));
       c = rotate(c, 1) ^ (s + t + k[key]);
-      d = rotate(d ^ (s + 2 * t + k[key + 1]), 31);
+      d = rotate(d ^ (s + (t << 1) + k[key + 1]), 31);
     }
     view.setInt32(at, a ^ k[0], true);
     view.setInt32(at + 4, b ^ k[1], true);
