@@ -1,5 +1,6 @@
 import { ImageError } from '../core/errors.ts';
 import { defineOptions, type OptionValues, parseOptions } from '../core/options.ts';
+import { cacheWith } from '../storage/cache.ts';
 import type { CacheMode } from '../storage/storage.ts';
 
 /** Options that every node takes, whatever its format (QAPI, `BlockdevOptions`). */
@@ -41,7 +42,8 @@ export function takeNodeOptions(
   }
   const values = parseOptions(NODE_OPTIONS, own);
   if (writable) refuseForWriting(values);
-  return { options, cache: cacheOf(values, cache), forceShare: values['force-share'] ?? false };
+  const { 'cache.direct': direct, 'cache.no-flush': noFlush } = values;
+  return { options, cache: cacheWith(cache, { direct, noFlush }), forceShare: values['force-share'] ?? false };
 }
 
 type Values = OptionValues<typeof NODE_OPTIONS>;
@@ -58,15 +60,6 @@ function refuseForWriting(values: Values): void {
   if (detect === 'on' || detect === 'unmap') {
     throw new ImageError('unsupported', `Option 'detect-zeroes' with the value '${detect}' is not supported`);
   }
-}
-
-function cacheOf(values: Values, cache: CacheMode): CacheMode {
-  const direct = values['cache.direct'] ?? (cache === 'none' || cache === 'directsync');
-  const noFlush = values['cache.no-flush'] ?? cache === 'unsafe';
-  const writethrough = cache === 'writethrough' || cache === 'directsync';
-  if (noFlush) return 'unsafe';
-  if (direct) return writethrough ? 'directsync' : 'none';
-  return writethrough ? 'writethrough' : 'writeback';
 }
 
 /** Throws unless every key is one of `known`: the check that each driver makes of its runtime options. */

@@ -1,6 +1,7 @@
 import { statfs } from 'node:fs/promises';
 import { ImageError } from '../core/errors.ts';
 import { defineOptions, parseOptions } from '../core/options.ts';
+import { cacheWith } from './cache.ts';
 import { openFile } from './file.ts';
 import { FileStorage } from './file-storage.ts';
 import type { Locking } from './locks.ts';
@@ -81,12 +82,7 @@ function cacheOf(spec: ProtocolSpec, mode: CacheMode): CacheMode {
     throw new ImageError('invalid', "Invalid parameter type for 'cache', expected: object");
   }
   const given = parseOptions(cacheOptions, spec.cache as Record<string, unknown>);
-  if (given['no-flush']) return 'unsafe';
-  const through = mode === 'writethrough' || mode === 'directsync';
-  const direct = given.direct ?? (mode === 'none' || mode === 'directsync');
-  if (direct) return through ? 'directsync' : 'none';
-  if (mode === 'unsafe' && given['no-flush'] === undefined) return 'unsafe';
-  return through ? 'writethrough' : 'writeback';
+  return cacheWith(mode, { direct: given.direct, noFlush: given['no-flush'] });
 }
 
 /** Largest unit that an extent size hint can have: the field has 32 bits. */

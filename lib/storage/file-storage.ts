@@ -4,6 +4,7 @@ import type { ByteReader } from '../core/extent.ts';
 import { setExtentSizeHint, setNoCopyOnWrite } from '../syscalls/attributes.ts';
 import { systemCalls } from '../syscalls/calls.ts';
 import type { PositionedIo } from './buffered.ts';
+import { type CacheTraits, cacheTraits } from './cache.ts';
 import { copyRange } from './copy-range.ts';
 import { statDescriptor, truncateDescriptor, unlinkDescriptor } from './descriptor.ts';
 import { Flight } from './flight.ts';
@@ -42,6 +43,7 @@ export class FileStorage implements Storage {
   readonly #io: PositionedIo;
   readonly #space: Space;
   readonly #flight: Flight;
+  readonly #cache: CacheTraits;
   readonly #locks: FileLocks;
   readonly #sizeLock = new SizeLock();
   #size: number;
@@ -58,6 +60,7 @@ export class FileStorage implements Storage {
     this.#io = file.io;
     this.#space = file.kind === 'file' ? new FileSpace(file.fd) : new DeviceSpace(file.fd);
     this.#flight = new Flight(name);
+    this.#cache = cacheTraits(file.cache);
     this.#locks = new FileLocks({ name, ...file });
     this.#size = file.size;
     this.#tellsHoles = file.kind === 'file';
@@ -132,7 +135,7 @@ export class FileStorage implements Storage {
   async copyFrom(source: ByteReader, sourceOffset: number, offset: number, length: number): Promise<number> {
     const { base: from, offset: at } = unwrapSlice(source, sourceOffset);
     if (!(from instanceof FileStorage) || this.fixedSize || from.fixedSize) return 0;
-    if (this.#bypassesCache || from.#bypassesCache) return 0;
+    if (this.#cache.direct || from.#cache.direct) return 0;
     const files = { from: from.#file.fd, fromOffset: at, to: this.#file.fd, toOffset: offset };
     return from.#run('read', at, () =>
       this.#writing(
@@ -161,7 +164,7 @@ export class FileStorage implements Storage {
   }
 
   flush(): Promise<void> {
-    if (this.#file.cache === 'unsafe' || !this.writable || this.#file.kind === 'character') return Promise.resolve();
+    if (!this.#cache.flushes || !this.writable || this.#file.kind === 'character') return Promise.resolve();
     return this.#run('flush', undefined, () => this.#io.sync());
   }
 
@@ -199,10 +202,6 @@ export class FileStorage implements Storage {
     );
   }
 
-  get #bypassesCache(): boolean {
-    return this.#file.cache === 'none' || this.#file.cache === 'directsync';
-  }
-
   /** What may make the file longer: `write` runs beside others of its kind, but not beside a change of length. */
   #writing<T>(
     operation: string,
@@ -234,7 +233,7 @@ export class FileStorage implements Storage {
 
   /** O_DSYNC covers writes alone; what else these modes change is flushed here. */
   async #through(): Promise<void> {
-    if (this.#file.cache === 'writethrough' || this.#file.cache === 'directsync') await this.#io.sync();
+    if (this.#cache.through) await this.#io.sync();
   }
 
   async #close(options: CloseOptions): Promise<void> {

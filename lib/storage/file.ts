@@ -3,6 +3,7 @@ import { fromSystemError, ImageError } from '../core/errors.ts';
 import { tracePoint } from '../core/trace.ts';
 import { deviceSize } from '../syscalls/device.ts';
 import { bufferedIo, type PositionedIo } from './buffered.ts';
+import { cacheTraits } from './cache.ts';
 import {
   closeDescriptor,
   openDescriptor,
@@ -80,8 +81,8 @@ async function openOrCreate(path: string, options: FileOpenOptions): Promise<Ope
 }
 
 /** Each write waits for the disk in two of the cache modes. */
-export function syncFlag(cache: CacheMode | undefined): number {
-  return cache === 'writethrough' || cache === 'directsync' ? constants.O_DSYNC : 0;
+export function syncFlag(cache: CacheMode = 'writeback'): number {
+  return cacheTraits(cache).through ? constants.O_DSYNC : 0;
 }
 
 async function prepare(path: string, { fd, flags, created }: OpenedDescriptor, options: FileOpenOptions) {
@@ -111,8 +112,8 @@ async function sizeOf(fd: number, stats: Stats, options: FileOpenOptions): Promi
   throw new ImageError('unsupported', "The device's size can't be told on this platform", { operation: 'open' });
 }
 
-async function ioFor(path: string, fd: number, flags: number, cache: CacheMode | undefined): Promise<PositionedIo> {
-  const direct = cache === 'none' || cache === 'directsync' ? await directIo(path, fd, flags) : null;
+async function ioFor(path: string, fd: number, flags: number, cache: CacheMode = 'writeback'): Promise<PositionedIo> {
+  const direct = cacheTraits(cache).direct ? await directIo(path, fd, flags) : null;
   return direct ?? bufferedIo(fd);
 }
 

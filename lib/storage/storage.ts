@@ -92,8 +92,11 @@ export interface Storage extends ByteReader {
   close(options?: CloseOptions): Promise<void>;
 }
 
-/** QEMU's cache modes, the values of `-t` and `-T`. */
-export type CacheMode = 'none' | 'writeback' | 'writethrough' | 'directsync' | 'unsafe';
+/**
+ * QEMU's cache modes, the values of `-t` and `-T`; `unsafe-direct` is what a node has with both `cache.direct=on` and
+ * `cache.no-flush=on`.
+ */
+export type CacheMode = 'none' | 'writeback' | 'writethrough' | 'directsync' | 'unsafe' | 'unsafe-direct';
 
 export interface StorageOpenOptions {
   writable?: boolean;
