@@ -8,10 +8,8 @@ import { RawSource, type RawWindow, rawWindow, SECTOR } from '../sources/raw.ts'
 import type { SourceRequest } from '../sources/source.ts';
 import { checkFileTuning, type FileTuning, tuneNewFile } from '../storage/index.ts';
 import type { Storage } from '../storage/storage.ts';
+import { type FilePreallocation, preallocate } from './preallocate.ts';
 import type { Target } from './target.ts';
-
-/** Buffers of zeros in one write of full preallocation: a megabyte. */
-const ZERO_BATCH = 16;
 
 /** Bytes that QEMU allocates at the start of a new disk. */
 const FIRST_BLOCK = 4096;
@@ -22,8 +20,6 @@ const traceCreate = tracePoint('raw_create');
 export interface RawCreateOptions extends FileTuning {
   preallocation?: unknown;
 }
-
-type Preallocation = 'off' | 'falloc' | 'full';
 
 /**
  * Makes `storage` a raw disk of `size` bytes (rounded up to whole sectors). A file gets its full length in
@@ -57,7 +53,7 @@ export async function openRawTarget({ storage, options }: Pick<SourceRequest, 's
   return new RawTarget(storage, rawWindow(storage, options), null);
 }
 
-function preallocationOf(given: unknown, storage: Storage): Preallocation {
+function preallocationOf(given: unknown, storage: Storage): FilePreallocation {
   const mode = given ?? 'off';
   if (mode === 'metadata') throw refuse('Unsupported preallocation mode: metadata', storage);
   if (mode !== 'off' && mode !== 'falloc' && mode !== 'full') {
@@ -80,22 +76,10 @@ async function allocateFirstBlock(storage: Storage, size: number): Promise<void>
   if (length < size) await storage.write(0, zeroBlock().subarray(0, length));
 }
 
-async function preallocate(storage: Storage, offset: number, length: number, mode: Preallocation): Promise<void> {
-  if (length <= 0 || mode === 'off') return;
-  if (mode === 'falloc') return storage.allocate(offset, length);
-  const zeros = Array.from({ length: ZERO_BATCH }, zeroBlock);
-  const batch = ZERO_BATCH * zeroBlock().length;
-  let at = offset;
-  for (; at + batch <= offset + length; at += batch) await storage.writev(at, zeros);
-  for (; at < offset + length; at += zeroBlock().length) {
-    await storage.write(at, zeroBlock().subarray(0, Math.min(zeroBlock().length, offset + length - at)));
-  }
-}
-
 /** What is known of an image that is being made. */
 interface Making {
   readsAsZero: boolean;
-  preallocation: Preallocation;
+  preallocation: FilePreallocation;
 }
 
 /** Guest offsets are file offsets, but for the window. */
@@ -165,7 +149,7 @@ class RawTarget implements Target {
    * A file that is there gets the very length that was asked for, whole sectors or not. The length first: it is the disk's, and space
    * that is being filled must not show as one of many sizes.
    */
-  async #resize(end: number, preallocation: Preallocation): Promise<void> {
+  async #resize(end: number, preallocation: FilePreallocation): Promise<void> {
     await this.#lockSize();
     const old = this.#storage.size;
     try {
