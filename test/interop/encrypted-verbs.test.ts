@@ -308,6 +308,26 @@ test('clusters that QEMU compressed in an encrypted image are read, and copied w
   });
 });
 
+test('encrypted clusters lie in an external data file as QEMU expects them', async (t) => {
+  if (qemuIo.missing(t)) return;
+  await withTmpDir(async (directory) => {
+    const raw = 'data_file_raw=on';
+    for (const [name, options] of Object.entries({ luks: LUKS, aes: AES, raw: `${LUKS},${raw}` })) {
+      const path = join(directory, name);
+      await make(path, `${options},encrypt.key-secret=s,data_file=${path}.data`);
+      await write(key(path), 70_001, pattern(100_000, 1));
+      qemuIo.expect([...OBJECTS, '--image-opts', '-c', 'write -P 5 150k 9k', '-c', 'write -z 0 80k', key(path)]);
+      const now = expected(MIB, [
+        [70_001, pattern(100_000, 1)],
+        [150 * KIB, Buffer.alloc(9 * KIB, 5)],
+        [0, Buffer.alloc(80 * KIB)],
+      ]);
+      t.true((await soundDisk(directory, key(path))).equals(now), name);
+      t.false(readFileSync(`${path}.data`).includes(pattern(64, 1)));
+    }
+  });
+});
+
 test('the old AES counts sectors beyond 2 TiB as QEMU does', async (t) => {
   if (qemuIo.missing(t)) return;
   await withTmpDir(async (directory) => {
