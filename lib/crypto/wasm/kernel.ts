@@ -58,21 +58,28 @@ export function sharedKernel(): Kernel {
   return kernel;
 }
 
+/**
+ * Where the areas are in the memory. None begins at a page's start or close behind it, as buffers do that they are copied
+ * from and to: some processors copy ten times slower where both lie almost alike in their pages (measured on an AMD EPYC:
+ * 35 µs for 64 KiB in place of 3). Nor do two of them lie alike.
+ */
+const DATA = 1024;
+const MASK = DATA + PIECE + 1024;
+const TWEAKS_AT = MASK + PIECE;
+
 /** By WebAssembly's vectors. */
 export function vectorKernel(): Kernel {
-  const { memory, functions } = instantiate(
-    [whitenFunction(), xorFunction(), gatherFunction(), scatterFunction()],
-    2 * PIECE + TWEAKS,
-  );
+  const made = [whitenFunction(), xorFunction(), gatherFunction(), scatterFunction()];
+  const { memory, functions } = instantiate(made, TWEAKS_AT + TWEAKS);
   return {
-    data: memory.subarray(0, PIECE),
-    mask: memory.subarray(PIECE, 2 * PIECE),
-    tweaks: memory.subarray(2 * PIECE, 2 * PIECE + TWEAKS),
-    whiten: (sectors, blocks) => functions.whiten(0, PIECE, 2 * PIECE, sectors, blocks),
-    xor: (length) => functions.xor(0, PIECE, length / BLOCK),
-    gather: (at, stride, count) => functions.gather(at, 2 * PIECE, stride, count),
+    data: memory.subarray(DATA, DATA + PIECE),
+    mask: memory.subarray(MASK, MASK + PIECE),
+    tweaks: memory.subarray(TWEAKS_AT, TWEAKS_AT + TWEAKS),
+    whiten: (sectors, blocks) => functions.whiten(DATA, MASK, TWEAKS_AT, sectors, blocks),
+    xor: (length) => functions.xor(DATA, MASK, length / BLOCK),
+    gather: (at, stride, count) => functions.gather(DATA + at, TWEAKS_AT, stride, count),
     scatter: (area, at, stride, count) =>
-      functions.scatter(area === 'data' ? at : PIECE + at, 2 * PIECE, stride, count),
+      functions.scatter((area === 'data' ? DATA : MASK) + at, TWEAKS_AT, stride, count),
   };
 }
 
