@@ -45,6 +45,8 @@ export async function amend(options: AmendOptions): Promise<void> {
   const opened = await openImage(node, { drivers, format, cache, implicit, secrets, writable: true });
   try {
     const driver = amendingDriver(opened.driver.name, drivers);
+    // Of an image that bears several writers the header, which is to be written, is locked only now.
+    if (driver.plain) await opened.storage.lock?.({ uses: [], denies: ['consistent read', 'write'] });
     await driver.amend({
       storage: opened.storage,
       options: takeNodeOptions(node.options, { cache, writable: true }).options,

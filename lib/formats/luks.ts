@@ -9,6 +9,7 @@ import type { Driver } from './driver.ts';
 export const luks: Driver = {
   name: 'luks',
   probe: (head) => (hasLuksMagic(head, 1) || hasLuksMagic(head, 2) ? 100 : 0),
+  plain: true,
   openSource: async (request) => (await import('../sources/luks/index.ts')).openLuks(request),
   openForward: async (request) => (await import('../sources/luks/forward.ts')).openLuksForward(request),
   forwardOptions: ['key-secret'],

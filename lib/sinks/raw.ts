@@ -3,11 +3,11 @@ import { ImageError } from '../core/errors.ts';
 import type { ByteReader } from '../core/extent.ts';
 import { zeroBlock } from '../core/pool.ts';
 import { tracePoint } from '../core/trace.ts';
-import { wrapped } from '../sources/layer.ts';
 import { RawSource, type RawWindow, rawWindow, SECTOR } from '../sources/raw.ts';
 import type { SourceRequest } from '../sources/source.ts';
 import { checkFileTuning, type FileTuning, tuneNewFile } from '../storage/index.ts';
 import type { Storage } from '../storage/storage.ts';
+import { lockLength } from './lock-length.ts';
 import { type FilePreallocation, preallocate } from './preallocate.ts';
 import type { Target } from './target.ts';
 
@@ -150,7 +150,7 @@ class RawTarget implements Target {
    * that is being filled must not show as one of many sizes.
    */
   async #resize(end: number, preallocation: FilePreallocation): Promise<void> {
-    await this.#lockSize();
+    await lockLength(this.#storage);
     const old = this.#storage.size;
     try {
       await this.#truncateStorage(end);
@@ -209,15 +209,6 @@ class RawTarget implements Target {
     if (missing <= 0) return;
     await preallocate(this.#storage, this.size - missing, missing, this.#making.preallocation);
     await this.#truncateStorage(this.size);
-  }
-
-  /** Only who changes the length needs this lock; qemu-img takes it when it opens the file. */
-  async #lockSize(): Promise<void> {
-    try {
-      await this.#storage.lock?.({ uses: ['resize'], denies: [] });
-    } catch (error) {
-      throw wrapped(error, `Could not open '${this.name}': `);
-    }
   }
 
   async #truncateStorage(size: number): Promise<void> {

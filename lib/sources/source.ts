@@ -161,7 +161,7 @@ export interface SourceDriver {
    * 100 is certain. Raw says 1 to everything.
    */
   probe(head: Buffer, filename: string): number;
-  /** The file is the disk, byte for byte: several may write to it. */
+  /** All bytes of the disk have their places in the file, for good: several may write to it. */
   readonly plain?: boolean;
   openSource(request: SourceRequest): Promise<Source>;
   /** Can be read forward from a pipe: see ForwardSource. Absent: the pipe is spooled to a file. */

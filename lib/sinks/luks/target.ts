@@ -8,6 +8,7 @@ import { inContext } from '../../sources/context.ts';
 import { ClusterCipher } from '../../sources/encryption/cluster-cipher.ts';
 import { type LuksContainer, LuksSource } from '../../sources/luks/index.ts';
 import type { Storage } from '../../storage/storage.ts';
+import { lockLength } from '../lock-length.ts';
 import { RangeLocks } from '../locks.ts';
 import { type FilePreallocation, preallocate } from '../preallocate.ts';
 import type { Target } from '../target.ts';
@@ -114,6 +115,7 @@ export class LuksTarget implements Target {
   async #resizeFile(end: number, mode: FilePreallocation): Promise<void> {
     const old = this.#storage.size;
     if (this.#storage.fixedSize) return;
+    await lockLength(this.#storage);
     try {
       await preallocate(this.#storage, old, end - old, mode);
       await this.#storage.truncate(end);
