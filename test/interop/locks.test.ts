@@ -205,6 +205,24 @@ test('a raw disk bears several writers, as with QEMU, and readers of them', asyn
   });
 });
 
+test('so does a LUKS container, but for its key slots', async (t) => {
+  await withImages(t, async (directory) => {
+    const run = (words: string) => [...words.split(' '), '--object', 'secret,id=s,data=x'];
+    const image = join(directory, 'luks');
+    qemuImg.expect(run(`create -q -f luks -o key-secret=s,iter-time=10 ${image} 1M`));
+    const node = `driver=luks,key-secret=s,file.filename=${image}`;
+    await whileOpen(['qemu-io', ...run('-f raw')], image, () => {
+      for (const words of [`info ${image}`, `compare --image-opts ${node} ${node}`]) {
+        t.is(program.run(run(words)).status, 0, words);
+      }
+      const amend = run(`amend -o state=active,new-secret=s,iter-time=10 --image-opts ${node}`);
+      const [ours, theirs] = [program, qemuImg].map((each) => each.run(amend));
+      t.is(ours.stderr, theirs.stderr);
+      t.is(ours.status, 1);
+    });
+  });
+});
+
 test('QEMU leaves alone what is open here', async (t) => {
   await withImages(t, async (directory) => {
     const refuses = (args: readonly string[], what: string, file: string) => {
