@@ -135,6 +135,19 @@ export class RefcountBlocks {
     return sameRefcounts(page.bytes, cluster % refcountsPerBlock, most, refcountBits);
   }
 
+  /** The end of the free clusters that begin at `cluster`, `end` at most; all in its block. */
+  endOfFree(page: Page, cluster: number, end: number): number {
+    if (cluster >= end || this.count(page, cluster) !== 0) return cluster;
+    return cluster + this.sameCounts(page, cluster, end - cluster);
+  }
+
+  /** The first cluster from `cluster` on that is free, `end` at most; all in its block. */
+  endOfUsed(page: Page, cluster: number, end: number): number {
+    let at = cluster;
+    while (at < end && this.count(page, at) !== 0) at += this.sameCounts(page, at, end - at);
+    return at;
+  }
+
   /** Sets the refcounts of so many clusters from `cluster` on, all in its block. */
   setCounts(page: Page, cluster: number, clusters: number, count: number): void {
     const { refcountsPerBlock, refcountBits } = this.#geometry;

@@ -69,16 +69,11 @@ export class Refcounts {
       const start = this.#cursor;
       const page = await this.#blockForWrite(start);
       const blockEnd = this.blocks.endOf(start);
-      let first = start;
-      while (first < blockEnd && this.blocks.count(page, first) !== 0) first += 1;
-      let end = first;
-      const stop = Math.min(blockEnd, first + wanted);
-      while (end < stop && this.blocks.count(page, end) === 0) {
-        this.blocks.setCount(page, end, 1);
-        end += 1;
-      }
+      const first = this.blocks.endOfUsed(page, start, blockEnd);
+      const end = this.blocks.endOfFree(page, first, Math.min(blockEnd, first + wanted));
       this.#cursor = end;
       if (end === first) continue;
+      this.blocks.setCounts(page, first, end - first, 1);
       const run = { offset: first * this.#geometry.clusterSize, clusters: end - first };
       if (traceAllocate.enabled) traceAllocate.emit({ ...run });
       return { ...run, fresh: this.#touch(run) };
@@ -118,10 +113,9 @@ export class Refcounts {
         cluster = end;
         continue;
       }
-      while (cluster < end && this.blocks.count(page, cluster) === 0) cluster += 1;
+      cluster = this.blocks.endOfFree(page, cluster, end);
       if (cluster === end) continue;
-      const blockEnd = this.blocks.endOf(cluster);
-      while (cluster < blockEnd && this.blocks.count(page, cluster) !== 0) cluster += 1;
+      cluster = this.blocks.endOfUsed(page, cluster, this.blocks.endOf(cluster));
       first = cluster;
     }
     return first;
@@ -145,7 +139,8 @@ export class Refcounts {
       const page = await this.blocks.at(cluster);
       if (page === null) throw this.#full();
       const end = Math.min(first + count, this.blocks.endOf(cluster));
-      for (; cluster < end; cluster += 1) this.blocks.setCount(page, cluster, 1);
+      this.blocks.setCounts(page, cluster, end - cluster, 1);
+      cluster = end;
     }
   }
 
