@@ -54,6 +54,48 @@ test('a file size limit fails convert, dd and create with the reason, and leaves
   });
 });
 
+/** Commands that make the file `image`, or what it lies on, longer. */
+const GROWING: readonly string[] = [
+  'snapshot -c new image',
+  'resize -f qcow2 --preallocation=full image +8M',
+  'amend -f qcow2 -o refcount_bits=64 image',
+  'amend -f qcow2 -o compat=0.10 image',
+  'commit -q image',
+  'rebase -b other -F raw image',
+  'convert -n -f raw -O qcow2 source.raw image',
+];
+
+test('a file size limit fails commands that work in place with the reason, and leaves an image with the same disk', async (t) => {
+  const qemuImg = tool('qemu-img');
+  if (tool('bash').missing(t) || qemuImg.missing(t) || tool('qemu-io').missing(t)) return;
+  await withTmpDir((directory) => {
+    sourceDisk(directory);
+    const run = { cwd: directory };
+    qemuImg.expect(['create', '-q', '-f', 'qcow2', 'base', `${SIZE}`], run);
+    qemuImg.expect(['create', '-q', '-f', 'raw', 'other', `${SIZE}`], run);
+    tool('qemu-io').expect(['-f', 'qcow2', '-c', 'write -P 5 7M 1M', 'base'], run);
+    qemuImg.expect(['create', '-q', '-f', 'qcow2', '-o', 'cluster_size=4k', '-b', 'base', '-F', 'qcow2', 'image'], run);
+    // Zero clusters, which version 2 can't have.
+    tool('qemu-io').expect(['-f', 'qcow2', '-c', 'write -P 1 0 3M', '-c', 'write -z 3M 4M', 'image'], run);
+    const kept = ['image', 'base'].map((file) => [join(directory, file), readFileSync(join(directory, file))] as const);
+    qemuImg.expect(['convert', '-O', 'raw', 'image', 'before.raw'], run);
+    for (const line of GROWING) {
+      for (const [path, bytes] of kept) writeFileSync(path, bytes);
+      const limited = line.startsWith('commit') ? kept[1][1] : kept[0][1];
+      const limit = `ulimit -f ${Math.floor(limited.length / 1024)}; exec "$@"`;
+      const { status, stderr } = tool('bash').run(
+        ['-c', limit, 'bash', process.execPath, program.path, ...line.split(' ')],
+        run,
+      );
+      t.is(status, 1, `${line}: ${stderr}`);
+      t.regex(stderr, /^[^\n]*File too large\n$/, line);
+      for (const file of ['image', 'base']) t.true([0, 3].includes(qemuImg.run(['check', file], run).status), line);
+      if (line.startsWith('convert')) continue;
+      t.is(qemuImg.run(['compare', '-f', 'raw', '-F', 'qcow2', 'before.raw', 'image'], run).status, 0, line);
+    }
+  });
+});
+
 test('a full file system fails convert and dd with the reason, and leaves no output', async (t) => {
   await withTmpDir((directory) => {
     const small = join(directory, 'small');
