@@ -3,9 +3,9 @@ import { parseOptions } from '../core/options.ts';
 import type { Secrets } from '../crypto/secrets.ts';
 import type { Driver } from '../formats/driver.ts';
 import { drivers as allDrivers } from '../formats/index.ts';
+import { targetRequest } from '../formats/open-target.ts';
 import { type NodeSpec, parseFilename } from '../sources/filename.ts';
-import { createGate, type ImplicitPolicy } from '../sources/gate.ts';
-import { takeNodeOptions } from '../sources/node-options.ts';
+import type { ImplicitPolicy } from '../sources/gate.ts';
 import { openImage } from '../sources/open.ts';
 import type { CacheMode } from '../storage/storage.ts';
 
@@ -48,13 +48,7 @@ export async function amend(options: AmendOptions): Promise<void> {
     // Of an image that bears several writers the header, which is to be written, is locked only now.
     if (driver.plain) await opened.storage.lock?.({ uses: [], denies: ['consistent read', 'write'] });
     await driver.amend({
-      storage: opened.storage,
-      options: takeNodeOptions(node.options, { cache, writable: true }).options,
-      writable: true,
-      cache,
-      gate: createGate({ implicit, cache }),
-      secrets,
-      backing: opened.backing?.chain ?? null,
+      ...targetRequest(opened, { cache, implicit, secrets }),
       values: parseValues(driver, options.options),
       force,
       onProgress,

@@ -2,9 +2,9 @@ import { ImageError } from '../core/errors.ts';
 import type { Secrets } from '../crypto/secrets.ts';
 import type { Driver, SnapshotEditor } from '../formats/driver.ts';
 import { drivers as allDrivers } from '../formats/index.ts';
+import { targetRequest } from '../formats/open-target.ts';
 import { type NodeSpec, parseFilename } from '../sources/filename.ts';
-import { createGate, type ImplicitPolicy } from '../sources/gate.ts';
-import { takeNodeOptions } from '../sources/node-options.ts';
+import type { ImplicitPolicy } from '../sources/gate.ts';
 import { openImage } from '../sources/open.ts';
 import type { SnapshotInfo } from '../sources/source.ts';
 import type { CacheMode } from '../storage/storage.ts';
@@ -81,15 +81,7 @@ async function withEditor(
   const opened = await openImage(node, { drivers, format, cache, implicit, secrets, writable: true });
   try {
     const driver = drivers.find(({ name }) => name === opened.driver.name);
-    const editor = await driver?.openSnapshots?.({
-      storage: opened.storage,
-      options: takeNodeOptions(node.options, { cache, writable: true }).options,
-      writable: true,
-      cache,
-      gate: createGate({ implicit, cache }),
-      secrets,
-      backing: opened.backing?.chain ?? null,
-    });
+    const editor = await driver?.openSnapshots?.(targetRequest(opened, { cache, implicit, secrets }));
     await inOperation(opened.filename, () => work(editor ?? null)).finally(() => editor?.close());
   } finally {
     await opened.close();

@@ -8,7 +8,7 @@ import { type OpenedImage, openImage } from '../sources/open.ts';
 import type { Source } from '../sources/source.ts';
 import type { CacheMode } from '../storage/storage.ts';
 import { alsoClose } from './close.ts';
-import type { Driver } from './driver.ts';
+import type { Driver, OpenTargetRequest } from './driver.ts';
 import { drivers as allDrivers } from './index.ts';
 
 export interface OpenTargetOptions {
@@ -41,8 +41,7 @@ export interface TargetOfOptions extends Omit<OpenTargetOptions, 'format'> {
  * fails.
  */
 export async function targetOf(opened: OpenedImage, options: TargetOfOptions = {}): Promise<Target> {
-  const { cache = 'writeback', drivers = allDrivers(), implicit, secrets } = options;
-  const { backing = opened.backing?.chain ?? null } = options;
+  const { drivers = allDrivers() } = options;
   try {
     const driver = drivers.find(({ name }) => name === opened.driver.name);
     if (driver?.openTarget === undefined) {
@@ -50,20 +49,20 @@ export async function targetOf(opened: OpenedImage, options: TargetOfOptions = {
         file: opened.filename,
       });
     }
-    const given = takeNodeOptions(opened.node.options, { cache, writable: true });
-    const target = await driver.openTarget({
-      storage: opened.storage,
-      options: given.options,
-      writable: true,
-      cache: given.cache,
-      gate: createGate({ implicit, cache: given.cache }),
-      secrets,
-      backing,
-    });
+    const target = await driver.openTarget(targetRequest(opened, options));
     // The reading half may hold a data file open; the storage stays open until the target lets go.
     return alsoClose(target, opened);
   } catch (error) {
     await opened.close().catch(() => {});
     throw error;
   }
+}
+
+/** What a driver is asked, to write to an image that was opened with `writable`. */
+export function targetRequest(opened: OpenedImage, options: Omit<TargetOfOptions, 'drivers'>): OpenTargetRequest {
+  const { cache = 'writeback', implicit, secrets, backing = opened.backing?.chain ?? null } = options;
+  const given = takeNodeOptions(opened.node.options, { cache, writable: true });
+  const gate = createGate({ implicit, cache: given.cache });
+  const { storage } = opened;
+  return { storage, options: given.options, writable: true, cache: given.cache, gate, secrets, backing };
 }
