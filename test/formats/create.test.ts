@@ -125,7 +125,7 @@ test('options that make no sense leave a file as it was', async (t) => {
   });
 });
 
-test('encrypted images are refused in one clear sentence', async (t) => {
+test('an encrypted image without a passphrase is refused in one clear sentence', async (t) => {
   await withTmpDir(async (directory) => {
     for (const options of [{ encryption: 'on' }, { 'encrypt.format': 'luks' }]) {
       await t.throwsAsync(
@@ -135,7 +135,7 @@ test('encrypted images are refused in one clear sentence', async (t) => {
           size: 1024,
           options: { ...options } as never,
         }),
-        { name: 'ImageError', message: 'Encrypted images are not supported yet' },
+        { name: 'ImageError', message: "Parameter 'encrypt.key-secret' is required for cipher" },
       );
     }
   });

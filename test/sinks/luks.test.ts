@@ -1,7 +1,7 @@
 import { readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
-import { amend, createImage, openTarget } from '../../lib/index.ts';
+import { amend, createImage, type ImageError, openTarget } from '../../lib/index.ts';
 import { parseFilename } from '../../lib/sources/filename.ts';
 import { Random } from '../support/model.ts';
 import { withTmpDir } from '../support/tmp.ts';
@@ -38,6 +38,26 @@ test('a wrong passphrase opens nothing for writing, and changes nothing', async 
     const options = { state: 'active', 'new-secret': 's' };
     await t.throwsAsync(amend({ image: nodeOf(path, 'w'), options, secrets }), { name: 'ImageError', message });
     t.true(readFileSync(path).equals(before));
+  });
+});
+
+test('several may read and write the disk at once; its keys change only while nobody has it open', async (t) => {
+  await withTmpDir(async (directory) => {
+    const path = join(directory, 'image');
+    await makeImage(path);
+    const before = readFileSync(path);
+    const [one, other] = [await openTarget(nodeOf(path), { secrets }), await openTarget(nodeOf(path), { secrets })];
+    const options = { state: 'active', 'new-secret': 'w', 'iter-time': '1' };
+    const change = () => amend({ image: nodeOf(path), options, secrets });
+    if (process.platform === 'linux') {
+      const error = await t.throwsAsync(change(), { name: 'ImageError' });
+      t.is((error as ImageError).kind, 'locked');
+      t.true(readFileSync(path).equals(before));
+    }
+    await one.close();
+    await other.close();
+    await change();
+    await (await openTarget(nodeOf(path, 'w'), { secrets })).close();
   });
 });
 

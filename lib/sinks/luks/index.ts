@@ -23,6 +23,8 @@ export async function amendLuksImage(
 ): Promise<void> {
   const { storage, options, secrets, values, force } = request;
   const passphrase = keySecret(options['key-secret'], secrets);
+  // Several may write to the disk at once, but nobody shall unlock it while its keys change.
+  await storage.lock?.({ uses: ['consistent read', 'write'], denies: ['consistent read', 'write'] });
   const at = { offset: 0, length: Number.POSITIVE_INFINITY };
   await amendLuks({ storage, at, values, secrets, passphrase, force });
 }
