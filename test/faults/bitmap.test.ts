@@ -3,11 +3,11 @@ import { ImageError } from '../../lib/core/errors.ts';
 import { createImage } from '../../lib/formats/create.ts';
 import { checkQcow2 } from '../../lib/sinks/qcow2/check/index.ts';
 import type { Target } from '../../lib/sinks/target.ts';
-import { createGate } from '../../lib/sources/gate.ts';
 import { faultyStorage, type StorageEvent } from '../../lib/storage/faulty.ts';
 import { memoryStorage } from '../../lib/storage/memory.ts';
 import { bitmapsOf, openBitmapTarget } from '../support/bitmaps.ts';
 import { Random } from '../support/model.ts';
+import { openRequest } from '../support/requests.ts';
 import { afterCrash, type Loss } from './power.ts';
 
 const SIZE = 4 * 1024 * 1024;
@@ -86,13 +86,8 @@ async function assertOldOrNew(t: ExecutionContext, image: Buffer, known: string[
     });
   });
   t.true([...known, ...distrusted].includes(found), `${what}: ${found.slice(0, 200)}`);
-  const common = { options: {}, cache: 'writeback', gate: createGate(), report: () => {} } as const;
-  const { corruptions } = await checkQcow2({
-    ...common,
-    storage: memoryStorage('image', image),
-    writable: false,
-    repair: null,
-  });
+  const request = openRequest(memoryStorage('image', image), false);
+  const { corruptions } = await checkQcow2({ ...request, repair: null, report: () => {} });
   t.is(corruptions, 0, what);
 }
 

@@ -3,31 +3,26 @@ import { ImageError } from '../../lib/core/errors.ts';
 import type { CheckReport } from '../../lib/sinks/checks.ts';
 import { checkQcow2 } from '../../lib/sinks/qcow2/check/index.ts';
 import { openQcow2 } from '../../lib/sources/qcow2/index.ts';
-import type { SourceRequest } from '../../lib/sources/source.ts';
 import { type Fault, faultyStorage, type StorageEvent } from '../../lib/storage/faulty.ts';
 import { memoryStorage } from '../../lib/storage/memory.ts';
 import type { Storage } from '../../lib/storage/storage.ts';
 import { galleryTools, qcow2Gallery } from '../support/images.ts';
 import { Random } from '../support/model.ts';
 import { SPOILS } from '../support/qcow2-spoils.ts';
+import { closedGate, openRequest } from '../support/requests.ts';
 import { withTmpDir } from '../support/tmp.ts';
 import { afterCrash, type Loss } from './power.ts';
 
 /** What a disk without power may have kept of what no flush had made sure of: each moment is looked at so often. */
 const LOSSES: readonly Loss[] = ['whole', 'whole', 'torn', 'torn'];
 
-function requestFor(storage: Storage, writable: boolean): SourceRequest {
-  const gate = { openStorage: () => Promise.reject(new Error('No image here refers to another file')) };
-  return { storage, options: {}, writable, cache: 'writeback', gate };
-}
-
 function checked(storage: Storage, repair: 'all' | null): Promise<CheckReport> {
-  return checkQcow2({ ...requestFor(storage, repair !== null), repair, report: () => {} });
+  return checkQcow2({ ...openRequest(storage, repair !== null, { gate: closedGate }), repair, report: () => {} });
 }
 
 /** The disk, and what its first snapshot has. */
 async function contentsOf(storage: Storage): Promise<Buffer> {
-  const source = await openQcow2({ ...requestFor(storage, false), forCheck: true });
+  const source = await openQcow2({ ...openRequest(storage, false, { gate: closedGate }), forCheck: true });
   const { snapshots = [] } = await source.describe();
   const disk = Buffer.alloc(source.size);
   await source.read(0, disk);

@@ -1,11 +1,11 @@
 import test from 'ava';
 import { ImageError } from '../../lib/core/errors.ts';
 import type { CheckReport } from '../../lib/formats/driver.ts';
-import { createGate } from '../../lib/sources/gate.ts';
 import { type FaultyOperation, faultyStorage, type StorageEvent } from '../../lib/storage/faulty.ts';
 import { memoryStorage } from '../../lib/storage/memory.ts';
 import type { Storage } from '../../lib/storage/storage.ts';
 import { Random } from '../support/model.ts';
+import { openRequest } from '../support/requests.ts';
 import { afterCrash, type Loss } from './power.ts';
 import { completeImage, type Recipe, readDisk, recipes } from './subjects.ts';
 
@@ -42,10 +42,7 @@ function freeEntry(bytes: Buffer, table: number, width: 4 | 8, nth: number): num
 async function repair(storage: Storage, { driver }: Recipe): Promise<CheckReport> {
   if (driver.check === undefined) throw new Error(`${driver.name} has no check`);
   const report = () => {};
-  return driver.check({
-    ...{ storage, options: {}, writable: true, cache: 'writeback', gate: createGate() },
-    ...{ repair: 'all', report },
-  });
+  return driver.check({ ...openRequest(storage, true), repair: 'all', report });
 }
 
 /** What a disk without power may have kept of what no flush had made sure of: each moment is looked at so often. */

@@ -10,7 +10,6 @@ import {
   findExtension,
 } from '../../lib/layouts/qcow2/index.ts';
 import { checkQcow2 } from '../../lib/sinks/qcow2/check/index.ts';
-import { createGate } from '../../lib/sources/gate.ts';
 import { memoryStorage } from '../../lib/storage/memory.ts';
 import { bitmapsOf, openBitmapTarget } from '../support/bitmaps.ts';
 import { Random } from '../support/model.ts';
@@ -22,6 +21,7 @@ import {
   randomMutations,
   truncations,
 } from '../support/mutate.ts';
+import { openRequest } from '../support/requests.ts';
 
 const SIZE = 3 * 1024 * 1024;
 const RANDOM_MUTATIONS = 200;
@@ -88,10 +88,9 @@ function mutationsOf(bytes: Buffer): Mutation[] {
 }
 
 async function corruptionsOf(bytes: Buffer): Promise<number | null> {
-  const common = { options: {}, cache: 'writeback', gate: createGate(), report: () => {} } as const;
-  const storage = memoryStorage('checked', bytes);
+  const request = openRequest(memoryStorage('checked', bytes), false);
   try {
-    return (await checkQcow2({ ...common, storage, writable: false, repair: null })).corruptions;
+    return (await checkQcow2({ ...request, repair: null, report: () => {} })).corruptions;
   } catch (error) {
     if (error instanceof ImageError) return null;
     throw error;

@@ -4,8 +4,8 @@ import test from 'ava';
 import { ImageError } from '../../lib/core/errors.ts';
 import type { CheckReport, Driver } from '../../lib/formats/driver.ts';
 import { drivers } from '../../lib/formats/index.ts';
-import type { SourceRequest } from '../../lib/sources/source.ts';
 import { type MemoryStorage, memoryStorage } from '../../lib/storage/memory.ts';
+import { emptyGate, openRequest } from '../support/requests.ts';
 import { withTmpDir } from '../support/tmp.ts';
 import { formatOf, RECIPES } from './gallery.ts';
 import { casesOf } from './plans.ts';
@@ -16,8 +16,6 @@ const CASES = { small: 120, large: 30 };
 const LARGE = 2 * 1024 * 1024;
 /** What no image here has: a walk that goes round in circles is told by it. */
 const MOST_LINES = 1_000_000;
-
-const GATE: SourceRequest['gate'] = { openStorage: async (reference) => memoryStorage(reference) };
 
 /** As the verb does: opened, then checked. Null for a clear refusal; anything else that is thrown fails the test. */
 async function checked(
@@ -30,7 +28,7 @@ async function checked(
     lines += 1;
     if (lines > MOST_LINES) throw new Error('The check does not come to an end');
   };
-  const request = { storage, options: {}, writable: repair !== null, cache: 'writeback', gate: GATE } as const;
+  const request = openRequest(storage, repair !== null, { gate: emptyGate });
   try {
     const source = await driver.openSource({ ...request, metadataOnly: true, forCheck: true });
     await source.close();

@@ -2,9 +2,9 @@ import test from 'ava';
 import { ImageError } from '../../lib/core/errors.ts';
 import type { CheckReport } from '../../lib/sinks/checks.ts';
 import { checkQcow2 } from '../../lib/sinks/qcow2/check/index.ts';
-import type { SourceRequest } from '../../lib/sources/source.ts';
 import { type MemoryStorage, memoryStorage } from '../../lib/storage/memory.ts';
 import { galleryTools, qcow2Gallery } from '../support/images.ts';
+import { emptyGate, openRequest } from '../support/requests.ts';
 import { withTmpDir } from '../support/tmp.ts';
 import { casesOf } from './plans.ts';
 
@@ -24,8 +24,6 @@ const STEP = 3;
 /** No image of the gallery has anything like it: a walk that goes round in circles is told by it. */
 const MOST_LINES = 1_000_000;
 
-const GATE: SourceRequest['gate'] = { openStorage: async (reference) => memoryStorage(reference) };
-
 /** The report; null for a clear refusal. Anything else that is thrown fails the test. */
 async function checked(storage: MemoryStorage, repair: 'all' | 'leaks' | null): Promise<CheckReport | null> {
   let lines = 0;
@@ -33,7 +31,7 @@ async function checked(storage: MemoryStorage, repair: 'all' | 'leaks' | null): 
     lines += 1;
     if (lines > MOST_LINES) throw new Error('The check does not come to an end');
   };
-  const request = { storage, options: {}, writable: repair !== null, cache: 'writeback', gate: GATE } as const;
+  const request = openRequest(storage, repair !== null, { gate: emptyGate });
   try {
     return await checkQcow2({ ...request, repair, report });
   } catch (error) {

@@ -5,6 +5,7 @@ import { createGate } from '../../lib/sources/gate.ts';
 import { memoryStorage } from '../../lib/storage/memory.ts';
 import { pattern, Random } from '../support/model.ts';
 import { type Field, fieldMutations, type Mutation, randomMutations, truncations } from '../support/mutate.ts';
+import { openRequest } from '../support/requests.ts';
 import { makeVhd, utf16 } from '../support/vpc-images.ts';
 
 const PARENT_ID = Buffer.alloc(16, 1);
@@ -65,7 +66,7 @@ async function exercise(bytes: Buffer): Promise<ImageError | null> {
       return memoryStorage(reference, parent);
     },
   };
-  const request = { storage, options: {}, writable: false, cache: 'writeback' as const, gate };
+  const request = openRequest(storage, false, { gate });
   try {
     const source = await vpc.openSource(request);
     await source.describe();
@@ -131,7 +132,7 @@ test('a parent that is named in any way is asked for through the gate, and only 
       },
     });
     const storage = memoryStorage('child.vhd', image);
-    const request = { storage, options: {}, writable: false, cache: 'writeback' as const, gate };
+    const request = openRequest(storage, false, { gate });
     const source = await Promise.resolve(vpc.openSource(request)).catch((error) => {
       t.true(error instanceof ImageError, text);
       return null;

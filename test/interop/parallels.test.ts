@@ -1,14 +1,14 @@
-import { readFileSync, statSync, writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
 import { createImage } from '../../lib/formats/create.ts';
-import { convert } from '../../lib/index.ts';
 import { pattern, Random } from '../support/model.ts';
 import { asOldKind, BITMAP_FEATURE, bitmapData, feature, withExtension } from '../support/parallels-images.ts';
 import { bundleProgram, type Program } from '../support/program.ts';
 import { sparseDisk } from '../support/sparse-disk.ts';
 import { withTmpDir } from '../support/tmp.ts';
 import { tool } from '../support/tools.ts';
+import { convertBothWays, optionWords, writeBothEnds } from './both-ways.ts';
 import { patched, sameAsQemu, sameReading } from './same-words.ts';
 import { liveTogether } from './shared-life.ts';
 
@@ -31,11 +31,6 @@ const OPTION_SETS: readonly Readonly<Record<string, string>>[] = [
   { cluster_size: '262144' },
 ];
 
-function asWords(options: Readonly<Record<string, string>>): string[] {
-  const pairs = Object.entries(options).map(([key, value]) => `${key}=${value}`);
-  return pairs.length === 0 ? [] : ['-o', pairs.join(',')];
-}
-
 test('new images are those of qemu-img to the byte', async (t) => {
   if (qemuImg.missing(t)) return;
   await withTmpDir((directory) => {
@@ -44,7 +39,7 @@ test('new images are those of qemu-img to the byte', async (t) => {
       for (const size of ['0', '513', '12345678', '3T']) {
         // A BAT of gigabytes.
         if (size === '3T' && Number(options.cluster_size ?? MIB) < 100_000) continue;
-        const args = [...asWords(options), '-q', '-f', 'parallels'];
+        const args = [...optionWords(options), '-q', '-f', 'parallels'];
         qemuImg.expect(['create', ...args, theirs, size]);
         t.is(program.run(['create', ...args, ours, size]).stderr, '');
         t.true(readFileSync(ours).equals(readFileSync(theirs)), `${args.join(' ')} ${size}`);
@@ -94,36 +89,17 @@ for (const dataSector of [null, 0n, 3n]) {
 
 test('disks of random contents are converted to images that qemu-img reads, and back', async (t) => {
   if (qemuImg.missing(t)) return;
-  await withTmpDir(async (directory) => {
-    const [raw, ours, theirs, back] = ['raw', 'ours', 'theirs', 'back'].map((name) => join(directory, name));
-    for (const [index, createOptions] of OPTION_SETS.slice(0, 3).entries()) {
-      const disk = Buffer.concat([sparseDisk(2 * MIB + 512 * index, index), Buffer.alloc(3 * MIB), pattern(MIB, 3)]);
-      writeFileSync(raw, disk);
-      const output = { filename: ours };
-      await convert({ inputs: [{ filename: raw }], output, outputFormat: 'parallels', createOptions });
-      qemuImg.expect(['convert', '-O', 'parallels', ...asWords(createOptions), raw, theirs]);
-      qemuImg.expect(['check', ours]);
-      qemuImg.expect(['compare', raw, ours]);
-      t.is(statSync(ours).size, statSync(theirs).size);
-      for (const from of [ours, theirs]) {
-        await convert({ inputs: [{ filename: from }], output: { filename: back }, outputFormat: 'raw' });
-        t.true(readFileSync(back).equals(disk), from);
-      }
-      sameReading(t, program, theirs);
-    }
-  });
+  for (const [index, createOptions] of OPTION_SETS.slice(0, 3).entries()) {
+    const disk = Buffer.concat([sparseDisk(2 * MIB + 512 * index, index), Buffer.alloc(3 * MIB), pattern(MIB, 3)]);
+    await convertBothWays(t, { format: 'parallels', disk, createOptions }, (image) => {
+      if (image.endsWith('theirs')) sameReading(t, program, image);
+    });
+  }
 });
 
 test('disks past 2 TiB are written at both ends', async (t) => {
   if (qemuImg.missing(t) || qemuIo.missing(t)) return;
-  await withTmpDir(async (directory) => {
-    const path = join(directory, 'image');
-    const size = 5 * 2 ** 40;
-    const target = await createImage({ filename: path, format: 'parallels', size });
-    await target.write(size - 1000, Buffer.alloc(1000, 7));
-    await target.write(0, Buffer.alloc(1000, 9));
-    await target.close();
-    qemuIo.expect(['-r', '-f', 'parallels', '-c', `read -P 7 ${size - 512} 512`, '-c', 'read -P 9 0 512', path]);
+  await writeBothEnds({ format: 'parallels', size: 5 * 2 ** 40 }, (path) => {
     qemuImg.expect(['check', path]);
     // `qemu-img map` 7.2 ends with an assertion where a TiB is not allocated.
     sameAsQemu(t, program, 'info {}', path);

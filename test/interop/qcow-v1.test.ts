@@ -9,6 +9,7 @@ import { bundleProgram, type Program } from '../support/program.ts';
 import { sparseDisk } from '../support/sparse-disk.ts';
 import { withTmpDir } from '../support/tmp.ts';
 import { tool } from '../support/tools.ts';
+import { writeBothEnds } from './both-ways.ts';
 import { sameOpening } from './same-opening.ts';
 import { patched, sameAsQemu, sameReading } from './same-words.ts';
 import { liveTogether } from './shared-life.ts';
@@ -144,16 +145,7 @@ test('compressed images can be written to by QEMU, and those of QEMU by us', asy
 
 test('disks past 2 TiB are written at both ends', async (t) => {
   if (qemuImg.missing(t) || qemuIo.missing(t)) return;
-  await withTmpDir(async (directory) => {
-    const path = join(directory, 'image');
-    const size = 5 * 2 ** 40;
-    const target = await createImage({ filename: path, format: 'qcow', size });
-    await target.write(size - 1000, Buffer.alloc(1000, 7));
-    await target.write(0, Buffer.alloc(1000, 9));
-    await target.close();
-    qemuIo.expect(['-r', '-f', 'qcow', '-c', `read -P 7 ${size - 512} 512`, '-c', 'read -P 9 0 512', path]);
-    sameAsQemu(t, program, 'info {}', path);
-  });
+  await writeBothEnds({ format: 'qcow', size: 5 * 2 ** 40 }, (path) => sameAsQemu(t, program, 'info {}', path));
 });
 
 test('the backing file is probed, for the header does not name its format', async (t) => {

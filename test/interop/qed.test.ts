@@ -1,14 +1,14 @@
-import { readFileSync, statSync, writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
 import { createImage } from '../../lib/formats/create.ts';
 import { openTarget } from '../../lib/formats/open-target.ts';
-import { convert } from '../../lib/index.ts';
 import { pattern, Random } from '../support/model.ts';
 import { bundleProgram, type Program } from '../support/program.ts';
 import { sparseDisk } from '../support/sparse-disk.ts';
 import { withTmpDir } from '../support/tmp.ts';
 import { tool } from '../support/tools.ts';
+import { convertBothWays, optionWords, writeBothEnds } from './both-ways.ts';
 import { patched, sameAsQemu, sameReading } from './same-words.ts';
 import { liveTogether } from './shared-life.ts';
 
@@ -33,18 +33,13 @@ const OPTION_SETS: readonly Readonly<Record<string, string>>[] = [
   { cluster_size: '1048576', table_size: '2' },
 ];
 
-function asWords(options: Readonly<Record<string, string>>): string[] {
-  const pairs = Object.entries(options).map(([key, value]) => `${key}=${value}`);
-  return pairs.length === 0 ? [] : ['-o', pairs.join(',')];
-}
-
 test('new images are those of qemu-img to the byte', async (t) => {
   if (qemuImg.missing(t)) return;
   await withTmpDir((directory) => {
     const [theirs, ours] = [join(directory, 'theirs'), join(directory, 'ours')];
     for (const options of OPTION_SETS) {
       for (const size of ['0', '1234567', '3T']) {
-        const args = [...asWords(options), '-q', '-f', 'qed'];
+        const args = [...optionWords(options), '-q', '-f', 'qed'];
         if (size === '3T' && options.table_size !== undefined) continue;
         qemuImg.expect(['create', ...args, theirs, size]);
         t.is(program.run(['create', ...args, ours, size]).stderr, '');
@@ -77,35 +72,15 @@ for (const [index, options] of OPTION_SETS.entries()) {
 
 test('disks of random contents are converted to images that qemu-img reads, and back', async (t) => {
   if (qemuImg.missing(t)) return;
-  await withTmpDir(async (directory) => {
-    const [raw, ours, theirs, back] = ['raw', 'ours', 'theirs', 'back'].map((name) => join(directory, name));
-    for (const [index, createOptions] of OPTION_SETS.slice(0, 2).entries()) {
-      const disk = Buffer.concat([sparseDisk(2 * MIB + 512 * index, index), Buffer.alloc(3 * MIB), pattern(MIB, 3)]);
-      writeFileSync(raw, disk);
-      await convert({ inputs: [{ filename: raw }], output: { filename: ours }, outputFormat: 'qed', createOptions });
-      qemuImg.expect(['convert', '-O', 'qed', ...asWords(createOptions), raw, theirs]);
-      qemuImg.expect(['check', ours]);
-      qemuImg.expect(['compare', raw, ours]);
-      t.is(statSync(ours).size, statSync(theirs).size);
-      for (const from of [ours, theirs]) {
-        await convert({ inputs: [{ filename: from }], output: { filename: back }, outputFormat: 'raw' });
-        t.true(readFileSync(back).equals(disk), from);
-        sameReading(t, program, from);
-      }
-    }
-  });
+  for (const [index, createOptions] of OPTION_SETS.slice(0, 2).entries()) {
+    const disk = Buffer.concat([sparseDisk(2 * MIB + 512 * index, index), Buffer.alloc(3 * MIB), pattern(MIB, 3)]);
+    await convertBothWays(t, { format: 'qed', disk, createOptions }, (image) => sameReading(t, program, image));
+  }
 });
 
 test('disks past 2 TiB are written at both ends', async (t) => {
   if (qemuImg.missing(t) || qemuIo.missing(t)) return;
-  await withTmpDir(async (directory) => {
-    const path = join(directory, 'image');
-    const size = 64 * 2 ** 40;
-    const target = await createImage({ filename: path, format: 'qed', size });
-    await target.write(size - 1000, Buffer.alloc(1000, 7));
-    await target.write(0, Buffer.alloc(1000, 9));
-    await target.close();
-    qemuIo.expect(['-r', '-f', 'qed', '-c', `read -P 7 ${size - 512} 512`, '-c', 'read -P 9 0 512', path]);
+  await writeBothEnds({ format: 'qed', size: 64 * 2 ** 40 }, (path) => {
     qemuImg.expect(['check', path]);
     sameReading(t, program, path);
   });

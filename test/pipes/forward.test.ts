@@ -9,42 +9,16 @@ import { ForwardImpossible } from '../../lib/sources/forward.ts';
 import { openImage } from '../../lib/sources/open.ts';
 import { openQcow2Forward } from '../../lib/sources/qcow2/forward.ts';
 import { openRawForward } from '../../lib/sources/raw-forward.ts';
-import type { ForwardSource, SourceRequest } from '../../lib/sources/source.ts';
 import { memoryStorage } from '../../lib/storage/memory.ts';
 import { PipeInput } from '../../lib/storage/pipe-input.ts';
-import { PipeOutput } from '../../lib/storage/pipe-output.ts';
 import { chunked, seeded } from '../support/chunked.ts';
-
-/** A pipe that keeps what is written to it. */
-function sink() {
-  const parts: Buffer[] = [];
-  const output = new PipeOutput('out', {
-    write: async (buffer) => void parts.push(Buffer.from(buffer)),
-    close: async () => {},
-    destroy: () => {},
-  });
-  return { output, bytes: () => Buffer.concat(parts) };
-}
+import { keptPipe, readForward } from '../support/kept-pipe.ts';
+import { closedRequest } from '../support/requests.ts';
 
 function planOf(extents: Extent[]): ExtentPlan {
   return async function* plan() {
     for (const each of extents) yield [each];
   };
-}
-
-function requestFor(storage: SourceRequest['storage']): SourceRequest {
-  const gate = { openStorage: () => Promise.reject(new Error('nothing is to be opened')) };
-  return { storage, options: {}, writable: false, cache: 'writeback', gate };
-}
-
-async function readAll(source: ForwardSource): Promise<Buffer> {
-  const parts: Buffer[] = [];
-  for await (const batch of source.batches()) {
-    for (const { length, payload } of batch) parts.push(payload === null ? Buffer.alloc(length) : Buffer.from(payload));
-    batch.release();
-  }
-  await source.close();
-  return Buffer.concat(parts);
 }
 
 /** A disk of random runs, and what its map says: often more than whole clusters, often less. */
@@ -63,7 +37,7 @@ function randomDisk(seed: number) {
 }
 
 async function streamed(disk: ReturnType<typeof randomDisk>, options: Record<string, string | number | boolean> = {}) {
-  const { output, bytes } = sink();
+  const { output, bytes } = keptPipe();
   const target = await createQcow2Stream({
     storage: output,
     size: disk.bytes.length,
@@ -92,7 +66,10 @@ test('what is streamed as qcow2 reads the same forward and at random, for any ma
     const clusterSize = [512, 4096, 65536][seed % 3];
     const image = await streamed(disk, { cluster_size: clusterSize });
     const input = new PipeInput('in', chunked(image, disk.random, 100_000));
-    t.true((await readAll(await openQcow2Forward(requestFor(input)))).equals(disk.bytes), `forward, seed ${seed}`);
+    t.true(
+      (await readForward(await openQcow2Forward(closedRequest(input)))).equals(disk.bytes),
+      `forward, seed ${seed}`,
+    );
     const opened = await openImage('memory', { drivers: drivers(), storage: memoryStorage('memory', image) });
     const found = Buffer.alloc(disk.bytes.length);
     await opened.chain.read(0, found);
@@ -106,7 +83,7 @@ test('a disk of 64 TiB with few clusters is laid out in memory and time that fol
   const TIB = 2 ** 40;
   const extents = [extent(0, 65536, 'data'), extent(65536, 40 * TIB - 65536, 'unallocated')];
   extents.push(extent(40 * TIB, 65536, 'data'), extent(40 * TIB + 65536, 24 * TIB - 65536, 'unallocated'));
-  const { output, bytes } = sink();
+  const { output, bytes } = keptPipe();
   const target = await createQcow2Stream({
     storage: output,
     size: 64 * TIB,
@@ -129,7 +106,7 @@ test('a disk of 64 TiB with few clusters is laid out in memory and time that fol
 test('writing what the map did not announce is an error, not a wrong image', async (t) => {
   const extents = [extent(0, 65536, 'data'), extent(65536, 65536, 'unallocated')];
   const make = (plan: ExtentPlan) =>
-    createQcow2Stream({ storage: sink().output, size: 131072, options: {}, backing: null, plan, compress: false });
+    createQcow2Stream({ storage: keptPipe().output, size: 131072, options: {}, backing: null, plan, compress: false });
   const surprised = await make(planOf(extents));
   await t.throwsAsync(surprised.write(65536, Buffer.alloc(512, 1)), { instanceOf: ImageError });
   const backwards = await make(planOf(extents));
@@ -147,7 +124,7 @@ test('an image that cannot be streamed says so before a byte is written', async 
   const disk = randomDisk(1);
   const common = { size: disk.bytes.length, options: {}, backing: null, plan: planOf(disk.extents), compress: false };
   for (const change of [{ size: null }, { plan: null }, { compress: true }]) {
-    const { output, bytes } = sink();
+    const { output, bytes } = keptPipe();
     await t.throwsAsync(createQcow2Stream({ ...common, ...change, storage: output }), { instanceOf: StreamImpossible });
     t.is(bytes().length, 0);
   }
@@ -166,7 +143,7 @@ test('spoilt streams give an ImageError or are left to a file, and nothing worse
     else spoilt[place] ^= 1 << (random() * 8);
     try {
       const input = new PipeInput('in', chunked(spoilt, random, 200_000));
-      const source = await openQcow2Forward(requestFor(input));
+      const source = await openQcow2Forward(closedRequest(input));
       // A size that was made larger is read as what it says: only as far as patience goes.
       let read = 0;
       for await (const batch of source.batches()) {
@@ -185,7 +162,7 @@ test('a stream that is left to a file has not lost its head', async (t) => {
   const image = await streamed(randomDisk(7));
   image.writeUInt32BE(1, 32); // encrypted, it says
   const input = new PipeInput('in', chunked(image, seeded(1), 9000));
-  await t.throwsAsync(openQcow2Forward(requestFor(input)), { instanceOf: ForwardImpossible });
+  await t.throwsAsync(openQcow2Forward(closedRequest(input)), { instanceOf: ForwardImpossible });
   const rest = Buffer.alloc(image.length + 1);
   t.is(await input.readNext(rest), image.length);
   t.true(rest.subarray(0, image.length).equals(image));
@@ -194,9 +171,11 @@ test('a stream that is left to a file has not lost its head', async (t) => {
 test('raw bytes from a pipe are whole sectors, with zeros behind an odd end', async (t) => {
   for (const length of [0, 1, 511, 512, 513, 1024 * 1024, 2 * 1024 * 1024 + 100]) {
     const bytes = Buffer.alloc(length, 3);
-    const source = await openRawForward(requestFor(new PipeInput('in', chunked(bytes, seeded(length + 1), 300_000))));
+    const source = await openRawForward(
+      closedRequest(new PipeInput('in', chunked(bytes, seeded(length + 1), 300_000))),
+    );
     t.is(source.size, null);
-    const found = await readAll(source);
+    const found = await readForward(source);
     t.is(found.length, Math.ceil(length / 512) * 512);
     t.is(source.size, found.length);
     t.true(found.subarray(0, length).equals(bytes));
@@ -211,7 +190,7 @@ test('a pipe that is given up fails instead of ending early', async (t) => {
     await promise;
   };
   const stop = () => reject(new ImageError('aborted', 'The input was given up'));
-  const source = await openRawForward(requestFor(new PipeInput('in', silent(), stop)));
+  const source = await openRawForward(closedRequest(new PipeInput('in', silent(), stop)));
   const batches = source.batches()[Symbol.asyncIterator]();
   const pending = batches.next();
   await Promise.all([t.throwsAsync(pending, { instanceOf: ImageError }), batches.return?.()]);

@@ -10,14 +10,15 @@ import type { ExtentPlan } from '../../lib/sinks/target.ts';
 import { createVpcStream } from '../../lib/sinks/vpc/stream.ts';
 import { ForwardImpossible } from '../../lib/sources/forward.ts';
 import { openImage } from '../../lib/sources/open.ts';
-import type { ForwardSource, SourceRequest } from '../../lib/sources/source.ts';
+import type { ForwardSource } from '../../lib/sources/source.ts';
 import { openVpcForward } from '../../lib/sources/vpc/forward.ts';
 import { memoryStorage } from '../../lib/storage/memory.ts';
 import { PipeInput } from '../../lib/storage/pipe-input.ts';
-import { PipeOutput } from '../../lib/storage/pipe-output.ts';
 import { chunked, seeded } from '../support/chunked.ts';
+import { keptPipe, readForward } from '../support/kept-pipe.ts';
 import { pattern } from '../support/model.ts';
 import { bundleProgram } from '../support/program.ts';
+import { closedRequest } from '../support/requests.ts';
 import { shellIn } from '../support/shell.ts';
 import { sparseDisk } from '../support/sparse-disk.ts';
 import { withTmpDir } from '../support/tmp.ts';
@@ -27,34 +28,13 @@ import { makeVhd, utf16 } from '../support/vpc-images.ts';
 const MIB = 1024 * 1024;
 const qemuImg = tool('qemu-img');
 
-/** A pipe that keeps what is written to it. */
-function sink() {
-  const parts: Buffer[] = [];
-  const output = new PipeOutput('out', {
-    write: async (buffer) => void parts.push(Buffer.from(buffer)),
-    close: async () => {},
-    destroy: () => {},
-  });
-  return { output, bytes: () => Buffer.concat(parts) };
-}
-
 function pipe(bytes: Buffer, seed: number): PipeInput {
   return new PipeInput('in', chunked(bytes, seeded(seed), 700_000));
 }
 
-function requestFor(storage: SourceRequest['storage']): SourceRequest {
-  const gate = { openStorage: () => Promise.reject(new Error('nothing is to be opened')) };
-  return { storage, options: {}, writable: false, cache: 'writeback', gate };
-}
-
-async function readForward(source: ForwardSource): Promise<Buffer> {
-  const parts: Buffer[] = [];
-  for await (const batch of source.batches()) {
-    for (const { length, payload } of batch) parts.push(payload === null ? Buffer.alloc(length) : Buffer.from(payload));
-    batch.release();
-  }
-  await source.close();
-  const whole = Buffer.concat(parts);
+/** The disk that comes, which must be as long as was said. */
+async function readSized(source: ForwardSource): Promise<Buffer> {
+  const whole = await readForward(source);
   if (source.size !== whole.length) throw new Error(`${whole.length} bytes came of ${source.size}`);
   return whole;
 }
@@ -81,7 +61,7 @@ interface Streaming {
 }
 
 async function streamed(disk: ReturnType<typeof holeyDisk>, { options = {}, blind = false }: Streaming = {}) {
-  const { output, bytes } = sink();
+  const { output, bytes } = keptPipe();
   const plan: ExtentPlan = async function* () {
     for (const each of disk.extents) yield [each];
   };
@@ -119,7 +99,7 @@ for (const subformat of ['dynamic', 'fixed']) {
       const disk = holeyDisk(seed);
       const blind = subformat === 'fixed' && seed % 2 === 0;
       const image = await streamed(disk, { options: { subformat, force_size: true }, blind });
-      t.true((await readForward(await openVpcForward(requestFor(pipe(image, seed))))).equals(disk.bytes), `${seed}`);
+      t.true((await readSized(await openVpcForward(closedRequest(pipe(image, seed))))).equals(disk.bytes), `${seed}`);
       t.true((await readAtRandom(image)).equals(disk.bytes), `at random, seed ${seed}`);
       t.is(image.toString('latin1', image.length - 512, image.length - 504), 'conectix');
     }
@@ -129,7 +109,7 @@ for (const subformat of ['dynamic', 'fixed']) {
     const disk = holeyDisk(3);
     for (const blind of subformat === 'fixed' ? [false, true] : [false]) {
       const image = await streamed(disk, { options: { subformat }, blind });
-      const found = await readForward(await openVpcForward(requestFor(pipe(image, 1))));
+      const found = await readSized(await openVpcForward(closedRequest(pipe(image, 1))));
       t.true(found.length >= disk.bytes.length);
       t.true(found.subarray(0, disk.bytes.length).equals(disk.bytes));
       t.true(found.subarray(disk.bytes.length).every((byte) => byte === 0));
@@ -143,7 +123,7 @@ for (const subformat of ['dynamic', 'fixed']) {
     // What lacks its last footer alone is whole, as a dynamic disk.
     for (let round = 0; round < 25; round += 1) {
       const cut = image.subarray(0, Math.floor(random() * (image.length - 512)));
-      const read = async () => readForward(await openVpcForward(requestFor(pipe(cut, round))));
+      const read = async () => readSized(await openVpcForward(closedRequest(pipe(cut, round))));
       await t.throwsAsync(read(), { instanceOf: ImageError }, `cut off at ${cut.length} of ${image.length}`);
     }
   });
@@ -155,14 +135,14 @@ test('blocks out of guest order, parents and tables behind the data are left to 
   const parent = { uniqueId: Buffer.alloc(16), locators: [['W2ru', utf16('x')]] as const };
   for (const image of [makeVhd({ disk, order }), makeVhd({ disk, parent })]) {
     const input = pipe(image, 1);
-    await t.throwsAsync(openVpcForward(requestFor(input)), { instanceOf: ForwardImpossible });
+    await t.throwsAsync(openVpcForward(closedRequest(input)), { instanceOf: ForwardImpossible });
     // Nothing has been consumed: the whole of it can still be spooled.
     const whole = Buffer.alloc(image.length);
     t.is(await input.readNext(whole), image.length);
     t.true(whole.equals(image));
   }
-  const inOrder = await openVpcForward(requestFor(pipe(makeVhd({ disk }), 1)));
-  t.true((await readForward(inOrder)).equals(disk));
+  const inOrder = await openVpcForward(closedRequest(pipe(makeVhd({ disk }), 1)));
+  t.true((await readSized(inOrder)).equals(disk));
 });
 
 test('a fixed disk whose creator counts by geometry ends where that says', async (t) => {
@@ -173,7 +153,7 @@ test('a fixed disk whose creator counts by geometry ends where that says', async
   footer.writeUInt16BE(footer.readUInt16BE(56) - 1, 56);
   const change = (footer.readUInt16BE(56) & 0xff) === 0xff ? -254 : 1;
   footer.writeUInt32BE((footer.readUInt32BE(64) + change) >>> 0, 64);
-  const found = await readForward(await openVpcForward(requestFor(pipe(image, 1))));
+  const found = await readSized(await openVpcForward(closedRequest(pipe(image, 1))));
   t.is(found.length, image.length - 512 - cylinder);
   t.true(found.equals(await readAtRandom(image)));
 });
@@ -182,12 +162,12 @@ test('a footer of 511 bytes, as old programs wrote it, is one', async (t) => {
   const disk = holeyDisk(6);
   const image = await streamed(disk, { options: { subformat: 'fixed', force_size: true } });
   const short = image.subarray(0, image.length - 1);
-  t.true((await readForward(await openVpcForward(requestFor(pipe(short, 1))))).equals(disk.bytes));
+  t.true((await readSized(await openVpcForward(closedRequest(pipe(short, 1))))).equals(disk.bytes));
   t.true((await readAtRandom(short)).equals(disk.bytes));
 });
 
 test('a dynamic disk of unknown contents is left to a file; what a pipe has not is refused', async (t) => {
-  const { output } = sink();
+  const { output } = keptPipe();
   const request = { storage: output, size: null, options: {}, plan: null };
   await t.throwsAsync(createVpcStream(request), { instanceOf: StreamImpossible });
   const tuned = createVpcStream({ ...request, options: { subformat: 'fixed', nocow: true } });

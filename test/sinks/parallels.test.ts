@@ -2,11 +2,11 @@ import test from 'ava';
 import { parallels } from '../../lib/formats/parallels.ts';
 import { decodeParallelsHeader, InUse } from '../../lib/layouts/parallels/index.ts';
 import type { Target } from '../../lib/sinks/target.ts';
-import { createGate } from '../../lib/sources/gate.ts';
 import { type MemoryStorage, memoryStorage } from '../../lib/storage/memory.ts';
 import type { Storage } from '../../lib/storage/storage.ts';
 import { pattern } from '../support/model.ts';
 import { asOldKind, BITMAP_FEATURE, bitmapData, feature, withExtension } from '../support/parallels-images.ts';
+import { createRequest, openRequest } from '../support/requests.ts';
 
 const KIB = 1024;
 const CLUSTER = 4 * KIB;
@@ -20,17 +20,14 @@ function keptStorage(bytes?: Buffer): MemoryStorage {
   return storage;
 }
 
-async function openOn(storage: Storage, options: Record<string, unknown> = {}): Promise<Target> {
-  const request = { storage, options, writable: true, cache: 'writeback', gate: createGate(), backing: null } as const;
-  return (await parallels.openTarget?.(request)) as Target;
+async function openOn(storage: Storage, options: Record<string, string | undefined> = {}): Promise<Target> {
+  return (await parallels.openTarget?.(openRequest(storage, true, { options }))) as Target;
 }
 
 /** An image with clusters 0 to 4 and 20 allocated. */
 async function imageBytes(): Promise<Buffer> {
   const storage = keptStorage();
-  const options = { cluster_size: CLUSTER };
-  const request = { storage, size: SIZE, options, backing: null, cache: 'writeback', gate: createGate() } as const;
-  const target = (await parallels.create?.(request)) as Target;
+  const target = (await parallels.create?.(createRequest(storage, SIZE, { cluster_size: CLUSTER }))) as Target;
   await target.write(0, pattern(5 * CLUSTER, 1));
   await target.write(20 * CLUSTER, pattern(CLUSTER, 2));
   await target.close();

@@ -2,10 +2,10 @@ import test from 'ava';
 import { qed } from '../../lib/formats/qed.ts';
 import { decodeQedHeader, encodeQedHeader, Feature, longestDisk, type QedHeader } from '../../lib/layouts/qed/index.ts';
 import type { Target } from '../../lib/sinks/target.ts';
-import { createGate } from '../../lib/sources/gate.ts';
 import { memoryStorage } from '../../lib/storage/memory.ts';
 import type { Storage } from '../../lib/storage/storage.ts';
 import { pattern } from '../support/model.ts';
+import { createRequest, openRequest } from '../support/requests.ts';
 
 const KIB = 1024;
 const CLUSTER = 4 * KIB;
@@ -27,20 +27,11 @@ function device(bytes: Buffer): Storage & { bytes(): Buffer } {
 
 async function createOn(storage: Storage, size = SIZE): Promise<Target> {
   const options = { cluster_size: CLUSTER, table_size: 2 };
-  const request = { storage, size, options, backing: null, cache: 'writeback', gate: createGate() } as const;
-  return (await qed.create?.(request)) as Target;
+  return (await qed.create?.(createRequest(storage, size, options))) as Target;
 }
 
 async function openOn(storage: Storage): Promise<Target> {
-  const request = {
-    storage,
-    options: {},
-    writable: true,
-    cache: 'writeback',
-    gate: createGate(),
-    backing: null,
-  } as const;
-  return (await qed.openTarget?.(request)) as Target;
+  return (await qed.openTarget?.(openRequest(storage, true))) as Target;
 }
 
 /** An image with clusters 0 to 4 and 20 allocated; `spoil` may change it. */

@@ -3,7 +3,6 @@ import type { ImageError } from '../../lib/core/errors.ts';
 import { drivers } from '../../lib/formats/index.ts';
 import { vhdx } from '../../lib/formats/vhdx.ts';
 import type { Target } from '../../lib/sinks/target.ts';
-import { createGate } from '../../lib/sources/gate.ts';
 import { openImage } from '../../lib/sources/open.ts';
 import { faultyStorage, replayEvents, type StorageEvent } from '../../lib/storage/faulty.ts';
 import { type MemoryStorage, memoryStorage } from '../../lib/storage/memory.ts';
@@ -11,6 +10,7 @@ import { sliceStorage } from '../../lib/storage/slice.ts';
 import type { Storage } from '../../lib/storage/storage.ts';
 import { WrappedStorage } from '../../lib/storage/wrapped.ts';
 import { pattern } from '../support/model.ts';
+import { createRequest, openRequest } from '../support/requests.ts';
 import { batEntry, makeVhdx, seal, VHDX_PLACES, type VhdxLogEntry, WRITE_GUID } from '../support/vhdx.ts';
 
 const KIB = 1024;
@@ -18,14 +18,12 @@ const MIB = 1024 * KIB;
 const HEADERS = [64 * KIB, 128 * KIB];
 
 async function openTarget(storage: Storage): Promise<Target> {
-  const common = { storage, options: {}, writable: true, cache: 'writeback', gate: createGate() } as const;
-  return (await vhdx.openTarget?.({ ...common, backing: null })) as Target;
+  return (await vhdx.openTarget?.(openRequest(storage, true))) as Target;
 }
 
 async function create(storage: Storage, size: number, options: Record<string, unknown> = {}): Promise<Target> {
   const values = { block_size: MIB, log_size: MIB, ...options } as Record<string, string | number | boolean>;
-  const common = { storage, size, options: values, backing: null, cache: 'writeback', gate: createGate() } as const;
-  return (await vhdx.create?.(common)) as Target;
+  return (await vhdx.create?.(createRequest(storage, size, values))) as Target;
 }
 
 async function contents(bytes: Buffer): Promise<Buffer> {

@@ -1,8 +1,8 @@
 import { qcow2 } from '../../lib/formats/qcow2.ts';
 import type { Target } from '../../lib/sinks/target.ts';
-import { createGate } from '../../lib/sources/gate.ts';
 import type { Source } from '../../lib/sources/source.ts';
 import type { Storage } from '../../lib/storage/storage.ts';
+import { openRequest } from './requests.ts';
 
 /** What can be asked of a bitmap: `marks` is null where it can't be relied on. */
 export interface BitmapState {
@@ -12,17 +12,13 @@ export interface BitmapState {
   marks: { offset: number; length: number }[] | null;
 }
 
-function request(storage: Storage, writable: boolean) {
-  return { storage, options: {}, writable, cache: 'writeback', gate: createGate() } as const;
-}
-
 export function openBitmapTarget(storage: Storage): Promise<Target> {
-  return qcow2.openTarget!({ ...request(storage, true), backing: null });
+  return qcow2.openTarget!(openRequest(storage, true));
 }
 
 /** All persistent bitmaps of the image, and the size of its disk. */
 export async function bitmapsOf(storage: Storage): Promise<{ size: number; bitmaps: BitmapState[] }> {
-  const source = await qcow2.openSource(request(storage, false));
+  const source = await qcow2.openSource(openRequest(storage, false));
   try {
     return { size: source.size, bitmaps: await statesOf(source) };
   } finally {

@@ -5,10 +5,10 @@ import { createImage } from '../../../lib/formats/create.ts';
 import { vpc } from '../../../lib/formats/vpc.ts';
 import { convert } from '../../../lib/index.ts';
 import type { Target } from '../../../lib/sinks/target.ts';
-import { createGate } from '../../../lib/sources/gate.ts';
 import { type MemoryStorage, memoryStorage } from '../../../lib/storage/memory.ts';
 import type { Storage } from '../../../lib/storage/storage.ts';
 import { DiskModel, pattern, Random } from '../../support/model.ts';
+import { openRequest } from '../../support/requests.ts';
 import { withTmpDir } from '../../support/tmp.ts';
 import { makeVhd, utf16 } from '../../support/vpc-images.ts';
 
@@ -16,14 +16,12 @@ const MIB = 1024 * 1024;
 const BLOCK = 2 * MIB;
 
 async function openOn(storage: Storage): Promise<Target> {
-  const request = { storage, options: {}, writable: true, cache: 'writeback' as const, gate: createGate() };
-  return (await vpc.openTarget?.({ ...request, backing: null })) as Target;
+  return (await vpc.openTarget?.(openRequest(storage, true))) as Target;
 }
 
 async function readOn(storage: MemoryStorage): Promise<Buffer> {
   const again = memoryStorage('again', storage.bytes());
-  const request = { storage: again, options: {}, writable: false, cache: 'writeback' as const, gate: createGate() };
-  const source = await vpc.openSource(request);
+  const source = await vpc.openSource(openRequest(again, false));
   const found = Buffer.alloc(source.size);
   await source.read(0, found);
   return found;
