@@ -216,7 +216,7 @@ test('headers that cannot be are refused in the words of qemu-img', async (t) =>
   });
 });
 
-test('encrypted images are described as qemu-img does it, and clearly refused for reading and writing', async (t) => {
+test('encrypted images are described and, without their key, refused as qemu-img does it', async (t) => {
   if (qemuImg.missing(t)) return;
   await withTmpDir((directory) => {
     const [path, fresh] = [join(directory, 'image'), join(directory, 'fresh')];
@@ -224,13 +224,10 @@ test('encrypted images are described as qemu-img does it, and clearly refused fo
     qemuImg.expect(['create', '-q', '-f', 'qcow', ...secret, path, '1M']);
     sameAsQemu(t, program, 'info {}', path);
     sameAsQemu(t, program, 'info --output=json {}', path);
-    const refused = `qemu-img: Could not open '${path}': Encrypted images cannot be read or written yet\n`;
-    t.is(program.run(['map', path]).stderr, refused);
-    t.is(program.run(['convert', '-n', '-O', 'qcow', path, path]).stderr, refused);
+    sameAsQemu(t, program, 'map {}', path);
+    sameAsQemu(t, program, 'convert -n -O qcow {} {}', path);
     for (const options of ['encryption=on', 'encrypt.format=aes', 'encrypt.key-secret=s']) {
-      const { stderr, status } = program.run(['create', '-q', '-f', 'qcow', '-o', options, fresh, '1M']);
-      t.is(stderr, `qemu-img: ${fresh}: Encrypted images are not supported yet\n`);
-      t.is(status, 1);
+      sameAsQemu(t, program, `create -q -f qcow -o ${options} ${fresh} 1M`, path);
     }
     sameAsQemu(t, program, `create -f qcow -o encryption=on,encrypt.format=aes ${fresh} 1M`, path);
     sameAsQemu(t, program, `create -f qcow -o encryption=off ${fresh} 1M`, path);
