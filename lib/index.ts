@@ -68,7 +68,7 @@ export type {
   SourceRequest,
 } from './sources/source.ts';
 export { memoryStorage } from './storage/memory.ts';
-export type { CacheMode, HostRange, Storage } from './storage/storage.ts';
+export type { CacheMode, HostRange, LockRequest, Permission, Storage } from './storage/storage.ts';
 export { type AlignOptions, align } from './transforms/align.ts';
 export { type CompressOptions, compress, type UnitCompressor } from './transforms/compress.ts';
 export { fillZeros } from './transforms/fill-zeros.ts';
