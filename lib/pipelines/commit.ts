@@ -36,7 +36,7 @@ export interface CommitResult {
 
 const SECTOR = 512;
 /** Batches in flight on either side. */
-const PARALLEL = 2;
+const PARALLEL = 4;
 
 const traceCommit = tracePoint('commit');
 
