@@ -137,6 +137,8 @@ function makeDmgOf({ path, disks, sizeBytes }: Order): void {
 
 /** An ext4 file system with copies of this machine's own files, without mounting anything. */
 function makeFileSystem(path: string, tree: string, sizeBytes: number): void {
+  // A run that was stopped may have left it.
+  rmSync(tree, { recursive: true, force: true });
   mkdirSync(tree);
   let left = sizeBytes / 4;
   for (const root of ['/usr/lib', '/usr/bin', '/usr/share', '/usr/include', '/opt']) {
