@@ -25,14 +25,11 @@ const CONTAINERS: readonly Readonly<Record<string, string>>[] = [
   { 'cipher-alg': 'aes-128', 'cipher-mode': 'cbc', 'ivgen-alg': 'essiv', 'hash-alg': 'sha512' },
   { 'cipher-mode': 'cbc', 'ivgen-alg': 'plain', 'hash-alg': 'ripemd160' },
   { 'cipher-mode': 'ctr', 'hash-alg': 'sha224' },
-  { 'cipher-mode': 'ctr', 'ivgen-alg': 'essiv', 'ivgen-hash-alg': 'md5' },
   { 'cipher-mode': 'ecb', 'hash-alg': 'sha384' },
   { 'ivgen-alg': 'plain', 'ivgen-hash-alg': 'sha256', 'hash-alg': 'md5' },
-  { 'cipher-alg': 'cast5-128', 'cipher-mode': 'cbc' },
   { 'cipher-alg': 'cast5-128', 'cipher-mode': 'ctr', 'ivgen-alg': 'essiv', 'ivgen-hash-alg': 'md5' },
-  { 'cipher-alg': 'serpent-256' },
   { 'cipher-alg': 'serpent-128', 'cipher-mode': 'cbc', 'ivgen-alg': 'essiv' },
-  { 'cipher-alg': 'twofish-256', 'cipher-mode': 'ctr' },
+  { 'cipher-alg': 'twofish-256' },
 ];
 
 function titleOf(options: Readonly<Record<string, string>>): string {
