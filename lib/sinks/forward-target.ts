@@ -9,7 +9,7 @@ import type { Target } from './target.ts';
 export abstract class ForwardTarget implements Target {
   abstract readonly format: string;
   readonly name: string;
-  readonly granularity = 1;
+  readonly granularity: number = 1;
   readonly readsAsZero = true;
   readonly sequential = true;
   readonly source = null;
@@ -36,6 +36,12 @@ export abstract class ForwardTarget implements Target {
   /** Puts out all that is missing, once `size` is final. */
   protected abstract finish(): Promise<void>;
 
+  /** Resolves when all that `put` has taken is written; rejects with what went wrong with it meanwhile. */
+  protected async drain(): Promise<void> {}
+
+  /** Lets go of all but the storage, once nothing is put out any more; what is still under way may fail. */
+  protected async dispose(): Promise<void> {}
+
   get size(): number {
     return this.#size ?? this.#end;
   }
@@ -61,18 +67,25 @@ export abstract class ForwardTarget implements Target {
   }
 
   flush(): Promise<void> {
-    return this.#next(() => this.storage.flush());
+    return this.#next(async () => {
+      await this.drain();
+      await this.storage.flush();
+    });
   }
 
   async close(): Promise<void> {
     if (this.#ended) return;
     try {
-      await this.#next(() => this.finish());
+      await this.#next(async () => {
+        await this.finish();
+        await this.drain();
+      });
     } catch (error) {
       await this.abort().catch(() => {});
       throw error;
     }
     this.#ended = true;
+    await this.dispose();
     await this.storage.close();
   }
 
@@ -82,6 +95,7 @@ export abstract class ForwardTarget implements Target {
     // What waits for a reader is given up: it may never read on.
     const closing = this.storage.close({ discard: true });
     await this.#turn;
+    await this.dispose();
     await closing;
   }
 
@@ -92,7 +106,7 @@ export abstract class ForwardTarget implements Target {
   }
 
   #advance(offset: number, length: number): void {
-    if (offset < this.#end || offset + length > (this.#size ?? Number.MAX_SAFE_INTEGER)) {
+    if (this.#ended || offset < this.#end || offset + length > (this.#size ?? Number.MAX_SAFE_INTEGER)) {
       const message = 'A pipe takes a disk from its start to its end only';
       throw new ImageError('invalid', message, { file: this.name, format: this.format, operation: 'write', offset });
     }

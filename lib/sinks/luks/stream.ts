@@ -10,6 +10,7 @@ import { LUKS_SECTOR } from '../../layouts/luks.ts';
 import { keySecret } from '../../sources/encryption/key-secret.ts';
 import type { Storage } from '../../storage/storage.ts';
 import { parseLuksOptions, prepareLuks } from '../encryption/luks.ts';
+import { ForwardTarget } from '../forward-target.ts';
 import type { Target } from '../target.ts';
 
 /** What a driver gets for a container into a pipe (of the shape of formats' StreamRequest). */
@@ -51,128 +52,64 @@ interface StreamedDisk {
 }
 
 /** The disk's bytes in guest order, encrypted piece by piece, several at once. Gaps are encrypted zeros. */
-class LuksStream implements Target {
+class LuksStream extends ForwardTarget {
   readonly format = 'luks';
-  readonly name: string;
-  readonly granularity = LUKS_SECTOR;
-  readonly readsAsZero = true;
-  readonly sequential = true;
-  readonly source = null;
-  readonly #storage: Storage;
+  override readonly granularity = LUKS_SECTOR;
   readonly #disk: StreamedDisk;
   readonly #pool = new BufferPool(PIECE_BYTES, PIECES);
   readonly #window = new Window(PIECES);
-  /** First offset that has been neither written nor zeroed. */
-  #end = 0;
-  /** What is being filled, from guest offset `#start` on. */
+  /** What is being filled; it ends at guest offset `#taken`. */
   #piece: Buffer;
-  #start = 0;
   #filled = 0;
-  /** Requests go one after the other, in the order of their calls; and so do the pieces. */
-  #turn: Promise<void> = Promise.resolve();
+  #taken = 0;
+  /** The pieces go one after the other. */
   #sent: Promise<void> = Promise.resolve();
-  #ended = false;
 
   constructor(storage: Storage, disk: StreamedDisk) {
-    this.name = storage.name;
-    this.#storage = storage;
+    super(storage, disk.size);
     this.#disk = disk;
     this.#piece = this.#pool.take();
   }
 
-  get size(): number {
-    return this.#disk.size ?? alignUp(this.#end, LUKS_SECTOR);
+  override get size(): number {
+    return alignUp(super.size, LUKS_SECTOR);
   }
 
   /** Resolves when the bytes were taken: they may still have to be encrypted, and a failure shows in a later call. */
-  write(offset: number, buffer: Buffer): Promise<void> {
-    return this.#next(async () => {
-      this.#advance(offset, buffer.length);
-      await this.#fill(offset);
-      for (let done = 0; done < buffer.length; ) {
-        const copied = buffer.copy(this.#piece, this.#filled, done);
-        done += copied;
-        await this.#took(copied);
-      }
-    });
-  }
-
-  zero(offset: number, length: number): Promise<void> {
-    return this.#next(async () => this.#advance(offset, length));
-  }
-
-  flush(): Promise<void> {
-    return this.#next(async () => {
-      await this.#window.drain();
-      await this.#storage.flush();
-    });
-  }
-
-  async close(): Promise<void> {
-    if (this.#ended) return;
-    try {
-      await this.#next(async () => {
-        await this.#fill(this.size);
-        if (this.#filled > 0) await this.#send();
-        await this.#window.drain();
-      });
-    } catch (error) {
-      await this.abort().catch(() => {});
-      throw error;
+  protected override async put(start: number, end: number, bytes: Buffer | null): Promise<void> {
+    while (this.#taken < end) {
+      const length = Math.min(PIECE_BYTES - this.#filled, end - this.#taken);
+      if (bytes === null) this.#piece.fill(0, this.#filled, this.#filled + length);
+      else bytes.copy(this.#piece, this.#filled, this.#taken - start);
+      this.#filled += length;
+      this.#taken += length;
+      if (this.#filled === PIECE_BYTES) await this.#send();
     }
-    this.#ended = true;
-    await this.#disk.cipher.close();
-    await this.#storage.close();
   }
 
-  async abort(): Promise<void> {
-    if (this.#ended) return;
-    this.#ended = true;
-    // What waits for a reader is given up.
-    const closing = this.#storage.close({ discard: true });
-    await this.#turn;
+  protected override async finish(): Promise<void> {
+    await this.fillTo(this.size);
+    if (this.#filled > 0) await this.#send();
+  }
+
+  protected override drain(): Promise<void> {
+    return this.#window.drain();
+  }
+
+  protected override async dispose(): Promise<void> {
     await this.#window.settle();
     await this.#disk.cipher.close();
-    await closing;
-  }
-
-  #next(task: () => Promise<void>): Promise<void> {
-    const run = this.#turn.then(task);
-    this.#turn = run.catch(() => {});
-    return run;
-  }
-
-  #advance(offset: number, length: number): void {
-    const limit = this.#disk.size ?? Number.MAX_SAFE_INTEGER;
-    if (this.#ended || offset < this.#end || offset + length > limit) {
-      const message = 'A pipe takes a disk from its start to its end only';
-      throw new ImageError('invalid', message, { file: this.name, format: this.format, operation: 'write', offset });
-    }
-    this.#end = offset + length;
-  }
-
-  /** Zeros up to the offset. */
-  async #fill(end: number): Promise<void> {
-    while (this.#start + this.#filled < end) {
-      const length = Math.min(PIECE_BYTES - this.#filled, end - this.#start - this.#filled);
-      this.#piece.fill(0, this.#filled, this.#filled + length);
-      await this.#took(length);
-    }
-  }
-
-  async #took(length: number): Promise<void> {
-    this.#filled += length;
-    if (this.#filled === PIECE_BYTES) await this.#send();
   }
 
   /** Resolves when the piece is on its way, and there is room for the next one. */
   async #send(): Promise<void> {
-    const [piece, offset, length] = [this.#piece, this.#start, this.#filled];
+    const piece = this.#piece;
+    const bytes = piece.subarray(0, this.#filled);
+    const offset = this.#taken - this.#filled;
     this.#piece = this.#pool.take();
-    this.#start += length;
     this.#filled = 0;
     await this.#window.enter(() => {
-      this.#sent = this.#sendAfter(this.#sent, piece.subarray(0, length), offset).then(() => this.#pool.give(piece));
+      this.#sent = this.#sendAfter(this.#sent, bytes, offset).then(() => this.#pool.give(piece));
       // Whoever drains the window is told.
       this.#sent.catch(() => {});
       return this.#sent;
@@ -184,6 +121,6 @@ class LuksStream implements Target {
     const [encrypted, earlier] = await Promise.allSettled([cipher.encrypt(bytes, offset), before]);
     if (encrypted.status === 'rejected') throw encrypted.reason;
     if (earlier.status === 'rejected') throw earlier.reason;
-    await this.#storage.write(payloadOffset + offset, bytes);
+    await this.storage.write(payloadOffset + offset, bytes);
   }
 }
