@@ -1,7 +1,7 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
-import { commit, createImage, ImageError, open, rebase } from '../../lib/index.ts';
+import { commit, createImage, ImageError, rebase } from '../../lib/index.ts';
 import type { NodeSpec } from '../../lib/sources/filename.ts';
 import { type FaultPlan, faultyStorage, type StorageEvent } from '../../lib/storage/faulty.ts';
 import { openFile } from '../../lib/storage/file.ts';
@@ -9,6 +9,7 @@ import { registerProtocol } from '../../lib/storage/index.ts';
 import { pattern, Random } from '../support/model.ts';
 import { withTmpDir } from '../support/tmp.ts';
 import { tool } from '../support/tools.ts';
+import { wholeDisk } from '../support/whole-disk.ts';
 import { afterCrash, type Loss } from './power.ts';
 
 const SIZE = 300_032;
@@ -73,24 +74,13 @@ async function make(directory: string, { format, options, base: baseFormat }: Ca
   await target.zero(100 * KIB, 20 * KIB);
   await target.write(SIZE - 7000, pattern(7000, 4));
   await target.close();
-  return { base, overlay, other, disk: await read(overlay, format) };
+  return { base, overlay, other, disk: await wholeDisk(overlay, { format }) };
 }
 
 async function write(filename: string, format: string, size: number, parts: number[][], seed: number): Promise<void> {
   const target = await createImage({ filename, format, size });
   for (const [offset, length] of parts) await target.write(offset, pattern(length, seed));
   await target.close();
-}
-
-async function read(filename: string, format: string): Promise<Buffer> {
-  const image = await open(filename, { format });
-  try {
-    const disk = Buffer.alloc(image.size);
-    await image.read(0, disk);
-    return disk;
-  } finally {
-    await image.close();
-  }
 }
 
 interface FileEvent {
@@ -144,10 +134,10 @@ for (const each of CASES) {
       const image = journaled(each.format, overlay, journaled(each.base, base));
       const events = await recorded([base, overlay], () => commit({ image }));
       t.true(events.length > 3);
-      t.true((await read(base, each.base)).equals(disk));
+      t.true((await wholeDisk(base, { format: each.base })).equals(disk));
       await eachCrash(starts, events, async (what, checked) => {
         // A VMDK's parent may not be what it was, and says so: see sources/vmdk.
-        const found = await read(overlay, each.format).catch((error) => error);
+        const found = await wholeDisk(overlay, { format: each.format }).catch((error) => error);
         if (each.format === 'vmdk' && found instanceof ImageError) return void t.regex(found.message, /CID/, what);
         t.true(Buffer.isBuffer(found) && found.equals(disk), `${what}: ${found instanceof Error ? found.message : ''}`);
         if (!checked) return;
@@ -182,10 +172,10 @@ for (const each of REBASED) {
         const kept = readFileSync(base);
         // Nothing of the old backing file shows any more.
         writeFileSync(base, Buffer.alloc(0));
-        t.true((await read(overlay, each.format)).equals(disk));
+        t.true((await wholeDisk(overlay, { format: each.format })).equals(disk));
         writeFileSync(base, kept);
         await eachCrash(starts, events, async (what, checked) => {
-          t.true((await read(overlay, each.format)).equals(disk), what);
+          t.true((await wholeDisk(overlay, { format: each.format })).equals(disk), what);
           if (checked) checkWithQemu(t, overlay, each.format, what);
         });
       }
@@ -226,7 +216,7 @@ async function failEach(
     );
     journals.delete(path);
     if (error !== null) t.true(error instanceof ImageError, `${what}: ${(error as Error)?.stack}`);
-    const found = await read(overlay, format).catch((reason) => reason);
+    const found = await wholeDisk(overlay, { format }).catch((reason) => reason);
     if (format === 'vmdk' && found instanceof ImageError) t.regex(found.message, /CID/, what);
     else
       t.true(Buffer.isBuffer(found) && found.equals(disk), `${what}: ${found instanceof Error ? found.message : ''}`);

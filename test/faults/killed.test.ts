@@ -3,11 +3,12 @@ import { once } from 'node:events';
 import { copyFileSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
-import { check, open, snapshots } from '../../lib/index.ts';
+import { check, snapshots } from '../../lib/index.ts';
 import { Random } from '../support/model.ts';
 import { bundleProgram, type Program } from '../support/program.ts';
 import { withTmpDir } from '../support/tmp.ts';
 import { tool } from '../support/tools.ts';
+import { wholeDisk } from '../support/whole-disk.ts';
 
 const MIB = 1024 * 1024;
 const SIZE = 8 * MIB;
@@ -135,17 +136,6 @@ function make(directory: string, { make: lines, spoil, format }: Case): void {
   writeFileSync(join(directory, 'image'), image);
 }
 
-async function read(path: string, format: string, snapshot?: string): Promise<Buffer> {
-  const image = await open(path, { format, snapshot: snapshot === undefined ? undefined : { name: snapshot } });
-  try {
-    const disk = Buffer.alloc(image.size);
-    await image.read(0, disk);
-    return disk;
-  } finally {
-    await image.close();
-  }
-}
-
 /** Runs the program to its end; returns the milliseconds from its first change of the files to the last. */
 async function timeChanges(directory: string, each: Case): Promise<number> {
   const watched = watch(directory, each);
@@ -195,8 +185,9 @@ interface Before {
 
 async function contents(image: string, format: string): Promise<Before> {
   const saved = new Map<string, Buffer>();
-  for (const { name } of await snapshots({ image, format })) saved.set(name, await read(image, format, name));
-  return { disk: await read(image, format), snapshots: saved };
+  for (const { name } of await snapshots({ image, format }))
+    saved.set(name, await wholeDisk(image, { format, snapshot: { name } }));
+  return { disk: await wholeDisk(image, { format }), snapshots: saved };
 }
 
 async function assertSurvived(t: ExecutionContext, image: string, each: Case, before: Before): Promise<void> {

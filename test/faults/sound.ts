@@ -1,25 +1,19 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { ExecutionContext } from 'ava';
-import { check, ImageError, open } from '../../lib/index.ts';
+import { check, ImageError } from '../../lib/index.ts';
 import { decodeHeader, Incompatible } from '../../lib/layouts/qcow2/index.ts';
 import { SECRET_OBJECTS, SECRETS as secrets } from '../conformance/facts.ts';
 import { tool } from '../support/tools.ts';
+import { wholeDisk } from '../support/whole-disk.ts';
 import type { Machine } from './power.ts';
 
 /** Everything that the image reads as, or (with `snapshot`) read as when that was taken. */
 export async function readImage(machine: Machine, file: string, format: string, snapshot?: string): Promise<Buffer> {
-  const image = await open(machine.image(file, format), {
+  return wholeDisk(machine.image(file, format), {
     secrets,
     snapshot: snapshot === undefined ? undefined : { name: snapshot },
   });
-  try {
-    const disk = Buffer.alloc(image.size);
-    await image.read(0, disk);
-    return disk;
-  } finally {
-    await image.close();
-  }
 }
 
 /** Whether the header says that refcounts are to be made anew. */

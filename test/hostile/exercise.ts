@@ -40,7 +40,8 @@ export async function exercise(name: string, format: string, bytes: Buffer): Pro
   if (!storedBytes(storage, bytes.length).equals(bytes)) outcome.faults.push('reading changed the file');
   const { openTarget } = driverNamed(format);
   if (openTarget === undefined) return outcome;
-  const image = await opened(name, format, memoryStorage(name, bytes)).catch(() => null);
+  // Only for its backing file: its own data file is about to be written to by way of the copy.
+  const image = await opened(name, format, memoryStorage(name, bytes), true).catch(() => null);
   const backing = image?.backing?.chain ?? null;
   const again = memoryStorage(name, bytes);
   const open = () =>
@@ -87,9 +88,9 @@ function isElsewhere(error: ImageError): boolean {
   return error.message.includes('Could not open backing file: ');
 }
 
-function opened(name: string, format: string, storage: MemoryStorage): Promise<OpenedImage> {
+function opened(name: string, format: string, storage: MemoryStorage, forceShare = false): Promise<OpenedImage> {
   const node = { ...parseFilename(name), options: { ...factsOf(driverNamed(format)).needs?.open } };
-  return openImage(node, { drivers: drivers(), format, implicit, storage, secrets: SECRETS });
+  return openImage(node, { drivers: drivers(), format, implicit, storage, forceShare, secrets: SECRETS });
 }
 
 async function exerciseSource(outcome: Outcome, name: string, format: string, storage: MemoryStorage): Promise<void> {
