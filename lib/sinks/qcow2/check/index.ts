@@ -36,9 +36,25 @@ export async function checkQcow2(request: CheckRequest): Promise<CheckReport> {
 export async function repairDirtyImage(storage: Storage, head: Qcow2Head): Promise<void> {
   const image = new CheckedImage(storage, head, () => {});
   await image.readRefcountTable();
+  if (await isBeyondRepair(image)) throw unrepairable(storage);
   const { corruptions, checkErrors } = await new Check(image, fixOf('all')).run();
-  if (corruptions + checkErrors === 0) return;
-  throw new ImageError('corrupt', 'Could not repair dirty image: Input/output error', { file: storage.name });
+  if (corruptions + checkErrors > 0) throw unrepairable(storage);
+}
+
+/**
+ * Whether tables are wrong that the dirty bit does not speak of: such an image stays as it is. (Where the refcount structure itself
+ * is wrong, what its clusters hold can't be told before it is made anew.)
+ */
+async function isBeyondRepair(image: CheckedImage): Promise<boolean> {
+  const snapshots = await readSnapshotTable(image, NO_FIX);
+  const { rebuild } = await countReferences(image, snapshots, NO_FIX);
+  const { corruptions, checkErrors } = image.findings;
+  image.findings = noFindings();
+  return !rebuild && corruptions + checkErrors + snapshots.findings.corruptions > 0;
+}
+
+function unrepairable({ name }: Storage): ImageError {
+  return new ImageError('corrupt', 'Could not repair dirty image: Input/output error', { file: name });
 }
 
 function fixOf(repair: CheckRequest['repair']): Fix {
