@@ -85,7 +85,8 @@ test('LUKS2 containers that are spoilt come out of a stream as a disk or an Imag
   const regions = [{ name: 'metadata', offset: 4096, length: image.indexOf(0, 4096) - 4096 }];
   const mutations = [
     ...randomMutations(new Random(seed), regions, 250),
-    ...truncations([4096, 16_384, 32_768, 200_000]),
+    // The last of them cuts nothing off: few spoilt bytes of the metadata are of no consequence.
+    ...truncations([4096, 16_384, 32_768, 200_000, image.length]),
   ];
   const { refused, opened } = await counts(image, mutations, (spoilt) => {
     if (spoilt.length >= 16_384) sealHeader(spoilt, 0);
